@@ -69,9 +69,9 @@ def now_iso() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def new_group_id(name: str) -> str:
-    """A group id that sorts by time and does not collide on one machine: `specialists-20260108-120000-3fa2`."""
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def new_group_id() -> str:
+    """An id for jobs started together; sorts by time and does not collide: `20260108-120000-3fa2`."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -225,8 +225,8 @@ class RunFolder:
 
 
 def list_runs(runs_dir: Path) -> Iterator[RunFolder]:
-    """Every run folder below `runs_dir`, oldest first by creation time."""
+    """Every run folder below `runs_dir`, by the time in its name where it has one, then by name."""
     if not runs_dir.is_dir():
         return
     folders = [RunFolder(p) for p in runs_dir.iterdir() if (p / "run.json").is_file()]
-    yield from sorted(folders, key=lambda folder: folder.record_file.stat().st_ctime)
+    yield from sorted(folders, key=lambda folder: (folder.path.stat().st_ctime, folder.id))

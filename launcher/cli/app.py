@@ -1,0 +1,80 @@
+"""The `launcher` command. The only place that catches `LauncherError`: one line a fault, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from launcher import __version__
+from launcher.cli import data, jobs, runs
+from launcher.errors import Interrupted, LauncherError
+
+app = typer.Typer(
+    name="launcher",
+    help="Fine-tune tool-calling models on rented GPUs, with the spend known before and bounded while it runs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+jobs.add_commands(app)
+runs.add_commands(app)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"launcher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["LAUNCHER_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code: 0, 1 failed, 2 bad input, 3 refused, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; print its errors; return its exit code."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="launcher", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except LauncherError as fault:
+        if os.environ.get("LAUNCHER_DEBUG"):
+            traceback.print_exc()
+        for line in str(fault).splitlines():
+            console.print(f"[bold red]error:[/] {_escape(line)}")
+        return fault.exit_code
+    except click.ClickException as fault:
+        fault.show()
+        return fault.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        console.print("[bold yellow]interrupted[/]")
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

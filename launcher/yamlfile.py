@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -21,16 +21,14 @@ _MOST_DIGITS = 18
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader without aliases, merge keys, duplicate keys, and the surprises of YAML 1.1 scalars."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
         # Ten lines of aliases to aliases expand to billions of nodes; `extends` covers the honest use.
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not supported; repeat the value, or use extends",
-                problem_mark=event.start_mark,
-            )
+            problem = "anchors and aliases are not supported; repeat the value, or use extends"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if getattr(event, "tag", None):
+            raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are not supported", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -59,6 +57,7 @@ _SCALARS = (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+0123456789.")),
     ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
 )
+_StrictLoader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in _SCALARS:
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_short_int)
@@ -71,6 +70,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         BadInput: there is no such file, or it is not one strict YAML mapping; one line, with the line number if known.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path}: not a file")
         if path.stat().st_size > MOST_BYTES:
             raise BadInput(f"{path}: {path.stat().st_size:,} bytes; a job file has {MOST_BYTES:,} at most")
         text = path.read_text(encoding="utf-8")

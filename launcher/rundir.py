@@ -60,6 +60,7 @@ class RunRecord:
     step: int = 0
     total_steps: int | None = None
     best_step: int | None = None
+    cpu_seconds: float | None = None
     wandb_id: str | None = None
     pid: int | None = None
     pid_created_at: float | None = None

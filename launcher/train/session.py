@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def run_session(folder: RunFolder) -> Iterator[None]:
             folder.update_record(state=RunState.FAILED, error=error, ended_at=now_iso())
             raise
         finally:
+            folder.update_record(cpu_seconds=time.process_time())
             lock.release()
 
 

@@ -1,0 +1,74 @@
+"""Three fine-tunes at once against one after another, and against the work they hold divided by the cores.
+
+Ray's own start is left out of all figures; a worker's start and imports are in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.timing import child_json, print_machine
+
+JOBS = ("veran-tools", "farore-debug", "nayru-editor")
+STEPS = 120
+
+
+def main() -> None:
+    """Train three short jobs both ways and print the ratios."""
+    print_machine()
+    together = child_json("benchmarks.makespan", "together")
+    alone = child_json("benchmarks.makespan", "one-after-another")
+    cores = psutil.cpu_count(logical=True) or 1
+    floor = together["cpu_seconds"] / cores
+    print(f"makespan of three at once, {STEPS} steps each")
+    print(f"  three at once           {together['makespan_s']:7.1f} s")
+    print(f"  one after another       {alone['makespan_s']:7.1f} s   at once / this: {together['makespan_s'] / alone['makespan_s']:.2f}x")
+    print(f"  total work / {cores} cores    {floor:7.1f} s   at once / this: {together['makespan_s'] / floor:.2f}x   aim ≤ 1.10x")
+
+
+def measure_here(together: bool) -> dict[str, float]:
+    """Makespan and CPU seconds of the three jobs, workers included, Ray's start excluded."""
+    from launcher.job import JobSpec, load_job
+    from launcher.run import create_runs, plan_run
+    from launcher.train.parallel import JobRequest, run_in_parallel
+
+    def shorter(spec: JobSpec) -> JobSpec:
+        resolved = spec.resolved()
+        resolved["train"] |= {"max_steps": STEPS, "eval_steps": "auto", "save_steps": "auto"}
+        resolved["evaluate"]["extra_test_examples"] = 60
+        return JobSpec.from_resolved(resolved)
+
+    with tempfile.TemporaryDirectory() as folder:
+        specs = [shorter(load_job(Path(f"jobs/{name}.yaml"), "tiny")) for name in JOBS]
+        runs = create_runs([plan_run(spec, "tiny") for spec in specs], Path(folder), "benchmark")
+        groups = [runs] if together else [[run] for run in runs]
+        makespan, began = 0.0, 0.0
+        for group in groups:
+            requests = [JobRequest(run.path, gpus=1) for run in group]
+            began = time.perf_counter()
+            first_poll: list[float] = []
+            run_in_parallel(requests, group[0].path, lambda p=first_poll: p.append(time.perf_counter()), lambda reason: None)
+            # The first poll comes half a second after the tasks were submitted: Ray is up by then.
+            makespan += first_poll[-1] - first_poll[0] + 0.5
+        cpu = sum(_cpu_seconds(run.path) for run in runs)
+    return {"makespan_s": makespan, "cpu_seconds": cpu}
+
+
+def _cpu_seconds(run_dir: Path) -> float:
+    return float(json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["cpu_seconds"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("variant", nargs="?", choices=("together", "one-after-another"))
+    chosen = parser.parse_args().variant
+    if chosen is None:
+        main()
+    else:
+        print(json.dumps(measure_here(chosen == "together")))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from launcher.data.chat import to_messages
+from launcher.data.chat import prompt_messages
 from launcher.data.examples import ToolCall, ToolExample
 from launcher.data.tools import ToolSet
 from launcher.evaluate.bootstrap import metric_ratios, template_intervals
@@ -25,7 +25,7 @@ def evaluate_part(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[ToolExample],
     *,
-    system_prompt: str,
+    system_prompt: str | None,
     tool_set: ToolSet,
     tools_in_prompt: bool,
     batch: int,
@@ -76,7 +76,7 @@ def quick_metrics(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[ToolExample],
     *,
-    system_prompt: str,
+    system_prompt: str | None,
     tool_set: ToolSet,
     tools_in_prompt: bool,
     batch: int,
@@ -98,7 +98,7 @@ def _answer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[ToolExample],
-    system_prompt: str,
+    system_prompt: str | None,
     prompt_tools: ToolSet | None,
     batch: int,
     max_new_tokens: int | None,
@@ -109,7 +109,7 @@ def _answer(
     return generate_answers(
         model,
         tokenizer,
-        [to_messages(example, system_prompt)[:-1] for example in examples],  # without the assistant's turn
+        [prompt_messages(example, system_prompt or "") for example in examples],
         tools=prompt_tools.functions() if prompt_tools else None,
         batch_size=batch,
         max_new_tokens=cap,

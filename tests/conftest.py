@@ -55,11 +55,11 @@ def short_job(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def short_preset(tmp_path: Path) -> Callable[..., str]:
-    """A function that writes a preset of a few steps, with given changes to its training section."""
+    """A function that writes a preset of a few steps, with given changes to its training section (None: left out)."""
 
     def write(usd_per_hour: float | None = None, **train: Any) -> str:
         content = yaml.safe_load(SHORT_PRESET.read_text(encoding="utf-8"))
-        content["train"] |= train
+        content["train"] = {k: v for k, v in (content["train"] | train).items() if v is not None}
         if usd_per_hour is not None:
             content["resources"]["usd_per_hour"] = usd_per_hour
         path = tmp_path / "short.yaml"

@@ -121,22 +121,16 @@ class TestThreeAtOnce:
 
 def test_one_failing_job_does_not_take_the_other_down(tmp_path: Path, short_job: Writer, short_preset: Writer) -> None:
     good = short_job("nayru-editor", name="good")
-    bad = short_job("veran-tools", name="bad")
     # Rows of 112 tokens and a limit of 48: the calls would be cut off, which the mask audit sees.
-    text = Path(short_preset()).read_text(encoding="utf-8")
+    bad = short_job("veran-tools", name="bad", train={"max_length": 48})
+    runs_dir = tmp_path / "runs"
     done = launcher(
-        "run", good, bad, "--local", "--preset", _preset_for_bad(tmp_path, text), "--runs-dir", tmp_path / "runs", "--name", "x"
+        "run", good, bad, "--local", "--preset", short_preset(max_length=None), "--runs-dir", runs_dir, "--name", "x"
     )
     assert done.returncode == 1
     assert "bad-x" in done.stderr
-    assert RunFolder(tmp_path / "runs/good-x").read_record().state == "succeeded"
-    assert RunFolder(tmp_path / "runs/bad-x").read_record().state == "failed"
-
-
-def _preset_for_bad(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "preset.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
+    assert RunFolder(runs_dir / "good-x").read_record().state == "succeeded"
+    assert RunFolder(runs_dir / "bad-x").read_record().state == "failed"
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path, short_job: Writer, short_preset: Writer) -> None:

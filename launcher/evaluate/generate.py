@@ -71,12 +71,8 @@ def generate_answers(
         tools: function schemas for the chat template, None to leave them out of the prompt.
         progress: told the number of prompts done, after each batch.
     """
-    texts = [
-        tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=True)
-        for messages in prompts
-    ]
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    stops = _stop_tokens(model, tokenizer)
+    rows = prompt_tokens(tokenizer, prompts, tools)
+    stops = stop_tokens(model, tokenizer)
     settings = GenerationConfig(
         **GREEDY, use_cache=True, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
     )
@@ -100,7 +96,18 @@ def generate_answers(
     return Generation(decoded, sum(map(len, answers.values())), seconds, first_token)
 
 
-def _stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Messages], tools: list[dict[str, Any]] | None
+) -> list[list[int]]:
+    """What the model is given to answer: the chat template's prompt, up to where the assistant's turn begins."""
+    texts = (
+        tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=True)
+        for messages in prompts
+    )
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def stop_tokens(model: torch.nn.Module | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends an answer: the chat template's end of turn, the tokenizer's end, the model's own list."""
     of_model = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     stops = {tokenizer.get_added_vocab().get(END_OF_TURN), tokenizer.eos_token_id}

@@ -48,6 +48,13 @@ def load_pool() -> dict[str, tuple[Phrasing, ...]]:
     return _parse(raw, "{kind}/{index:02d}")
 
 
+@cache
+def load_training() -> tuple[Phrasing, ...]:
+    """The phrasings added for training only; they never reach test or validation."""
+    raw = (files("launcher.data") / "phrasings" / "training.yaml").read_bytes()
+    return tuple(phrasing for phrasings in _parse(raw, "{kind}/x{index:02d}").values() for phrasing in phrasings)
+
+
 def is_workflow(kind: str) -> bool:
     """Whether the kind is several calls (`load+run+shot`) and not one tool (`mesen2.run`)."""
     return "+" in kind

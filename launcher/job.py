@@ -102,13 +102,17 @@ class JobSpec(Section):
         return _LIST_OPENING.sub(".", _SENTENCE_END.split(first_line)[0])
 
     def with_seeds(self, train: int | None = None, data: int | None = None) -> JobSpec:
-        """The same job with another training or data seed."""
+        """The same job with another training or data seed.
+
+        Raises:
+            BadInput: a seed is negative or too large.
+        """
         changed = self.resolved()
         if train is not None:
             changed["train"]["seed"] = train
         if data is not None:
             changed["data"]["seed"] = data
-        return JobSpec.from_resolved(changed)
+        return JobSpec.from_resolved(changed, self.name)
 
     def resolved(self) -> dict[str, Any]:
         """The whole spec as plain JSON values; `from_resolved` gives back an equal spec."""

@@ -71,7 +71,7 @@ def run(
     from launcher.run import create_runs, plan_run
 
     chosen = None if preset in (None, "none") else preset
-    specs = [_with_seeds(spec, seed, data_seed) for spec in load_all(job, chosen)]
+    specs = [spec.with_seeds(train=seed, data=data_seed) for spec in load_all(job, chosen)]
     folders = create_runs([plan_run(spec, chosen) for spec in specs], runs_dir, name)
     _train_and_report(folders, resuming=False, as_json=as_json)
 
@@ -98,14 +98,6 @@ def load_all(jobs: Sequence[Path], preset: str | None) -> list[JobSpec]:
     if faults:
         raise BadInput(*faults)
     return specs
-
-
-def _with_seeds(spec: JobSpec, seed: int | None, data_seed: int | None) -> JobSpec:
-    if seed is not None:
-        spec = spec.model_copy(update={"train": spec.train.model_copy(update={"seed": seed})})
-    if data_seed is not None:
-        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"seed": data_seed})})
-    return spec
 
 
 def _train_and_report(folders: Sequence[RunFolder], resuming: bool, as_json: bool) -> None:

@@ -166,13 +166,6 @@ class TrainSpec(Section):
             return self.global_batch
         return self.batch * self.accumulation
 
-    def with_micro_batch(self, micro_batch: int) -> TrainSpec:
-        """The same training in micro-batches of this many examples; the effective batch must be a multiple."""
-        assert self.effective_batch % micro_batch == 0
-        return self.model_copy(
-            update={"batch": micro_batch, "accumulation": self.effective_batch // micro_batch, "global_batch": None}
-        )
-
     @model_validator(mode="after")
     def _batch_is_stated_once(self) -> Self:
         if self.batch == "max" and self.global_batch is None:

@@ -6,6 +6,7 @@ accumulation counts as a step, and the last step is evaluated and saved in any c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ WANTED_EVALUATIONS = 8
 
 @dataclass(frozen=True)
 class Schedule:
-    """When what happens, in optimizer steps. Patience may stop from `patience_from_step` on, not before."""
+    """When what happens, in optimizer steps. Patience may stop from `patience_from_step` on, not before.
+
+    With `batch: max`, `micro_batch` is the largest there is, the whole effective batch; where that does not fit, the
+    trainer takes one of `smaller_micro_batches` by `with_micro_batch`. Steps and points stay the same.
+    """
 
     optimizer_steps: int
     steps_per_epoch: int
@@ -26,7 +31,23 @@ class Schedule:
     save_steps: int
     warmup_steps: int
     effective_batch: int
+    micro_batch: int
     patience_from_step: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step."""
+        return self.effective_batch // self.micro_batch
+
+    @property
+    def smaller_micro_batches(self) -> list[int]:
+        """The micro-batches below the present one that make up the same effective batch, largest first."""
+        return [size for size in range(self.micro_batch - 1, 0, -1) if self.effective_batch % size == 0]
+
+    def with_micro_batch(self, micro_batch: int) -> Schedule:
+        """The same schedule in micro-batches of this many examples, a divisor of the effective batch."""
+        assert self.effective_batch % micro_batch == 0
+        return dataclasses.replace(self, micro_batch=micro_batch)
 
     @property
     def evaluation_points(self) -> list[int]:
@@ -63,6 +84,7 @@ def plan_schedule(train_examples: int, train: TrainSpec, early_stopping: EarlySt
         save_steps=eval_steps if train.save_steps == "auto" else train.save_steps,
         warmup_steps=math.ceil(steps * train.warmup_ratio),
         effective_batch=train.effective_batch,
+        micro_batch=train.effective_batch if train.batch == "max" else train.batch,
         patience_from_step=_patience_from_step(steps, early_stopping),
     )
     faults = list(_faults(schedule, train, early_stopping))

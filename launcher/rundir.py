@@ -215,6 +215,11 @@ class RunFolder:
                 continue
         return rows
 
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget the figures of steps a resumed run will do again, so that no step stands there twice."""
+        kept = [row for row in self.read_metrics() if row["step"] <= step and row["kind"] != "stop"]
+        write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+
     @staticmethod
     def _is_alive(record: RunRecord) -> bool:
         try:

@@ -81,7 +81,7 @@ class TestThreeAtOnce:
         steps = [row["step"] for row in folder.read_metrics() if row["kind"] == "train"]
         assert steps == list(range(1, 13))
         evaluated = [row["step"] for row in folder.read_metrics() if row["kind"] == "eval"]
-        assert evaluated == [3, 6, 9, 12]
+        assert evaluated == [2, 4, 6, 8, 10, 12]
 
     def test_jobs_overlap_in_time(self, group: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
         runs_dir, _ = group

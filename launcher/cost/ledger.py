@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class LedgerEntry:
     deadline_at: float | None = None
     usd: float | None = None
     note: str = ""
+
+    def later(self, event: LedgerEvent, usd: float | None = None, note: str = "") -> LedgerEntry:
+        """The next line of the same rental, as of now."""
+        return replace(self, at=time.time(), event=event, usd=usd, note=note)
 
 
 def launcher_home() -> Path:
@@ -122,6 +127,11 @@ class Ledger:
     def overdue(self, now: float) -> list[LedgerEntry]:
         """Open rentals past their deadline."""
         return [e for e in self.open_rentals() if e.deadline_at is not None and e.deadline_at < now]
+
+    def copy_run(self, run_id: str, target: Path) -> None:
+        """Write the lines of one run into its folder, so that the folder tells its whole story."""
+        lines = [json.dumps(asdict(entry)) + "\n" for entry in self.entries() if entry.run_id == run_id]
+        target.write_text("".join(lines), encoding="utf-8")
 
     def usd_of(self, run_id: str) -> float | None:
         """What all rentals of a run have cost together; None where the cost of one is unknown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig
 
 from launcher.data.prepare import PreparedData
@@ -13,9 +13,12 @@ from launcher.evaluate.score import quick_metrics
 from launcher.job import JobSpec
 from launcher.rundir import RunFolder
 from launcher.schedule import Schedule
+from launcher.train.callbacks import RunCallback
 from launcher.train.dataset import build_dataset
+from launcher.train.mask_audit import MaskAudit
 from launcher.train.model import lora_config
 from launcher.train.trainer import ToolCallTrainer
+from launcher.train.worst_case import largest_micro_batch, worst_case_step
 
 
 def training_arguments(spec: JobSpec, schedule: Schedule, folder: RunFolder) -> SFTConfig:
@@ -68,11 +71,13 @@ def build_trainer(
     model: PreTrainedModel,
     schedule: Schedule,
     folder: RunFolder,
-    callback: TrainerCallback | None = None,
+    callback: RunCallback | None = None,
 ) -> ToolCallTrainer:
     """The trainer of a job: its data rendered and tokenised, its adapters in place."""
-    system_prompt = spec.data.system_prompt_text()
+    system_prompt = spec.system_prompt_text() or ""
     tools = data.tool_set.functions() if spec.data.system_prompt.tools else None
+
+    cap = spec.evaluate.max_new_tokens
 
     def answer_metrics(model: torch.nn.Module) -> dict[str, float]:
         return quick_metrics(
@@ -83,6 +88,7 @@ def build_trainer(
             tool_set=data.tool_set,
             tools_in_prompt=spec.data.system_prompt.tools,
             batch=spec.evaluate.batch,
+            max_new_tokens=None if cap == "auto" else cap,
         )
 
     options: dict[str, Any] = {"callbacks": [callback]} if callback else {}
@@ -98,4 +104,26 @@ def build_trainer(
         **options,
     )
     trainer.remove_callback(PrinterCallback)
+    if callback is not None:
+        callback.trainer = trainer
+        trainer.before_commit = callback.save_state
     return trainer
+
+
+def fit_micro_batch(trainer: ToolCallTrainer, spec: JobSpec, schedule: Schedule, audit: MaskAudit) -> None:
+    """Train the worst step there can be, so that running out of memory is found now; put everything back.
+
+    With `batch: max` the largest micro-batch that carries it is taken; the effective batch stays as stated.
+
+    Raises:
+        LauncherError: not even the smallest allowed micro-batch fits.
+    """
+    if spec.train.batch != "max":
+        worst_case_step(trainer, audit.longest_row, schedule.micro_batch)
+        return
+    candidates = [schedule.micro_batch, *schedule.smaller_micro_batches]
+    fitting = schedule.with_micro_batch(largest_micro_batch(trainer, audit.longest_row, candidates))
+    trainer.args.per_device_train_batch_size = fitting.micro_batch
+    trainer.args.gradient_accumulation_steps = fitting.accumulation
+    trainer.accelerator.gradient_accumulation_steps = fitting.accumulation
+    trainer._train_batch_size = fitting.micro_batch  # transformers copies the argument when it is built

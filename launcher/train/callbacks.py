@@ -13,7 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from launcher.cost.budget import BudgetGuard, Stretch
 from launcher.cost.stopping import BestCheckpoint, DivergenceStop, Patience, StopDecision, ValueStop
 from launcher.errors import Interrupted
+from launcher.job import JobSpec
 from launcher.rundir import RunFolder
+from launcher.schedule import Schedule
+from launcher.train.checkpoints import prune
 from launcher.train.tracking import Tracker
 from launcher.train.trainer import ToolCallTrainer
 
@@ -25,21 +28,24 @@ EVAL_METRICS = ("exact_match", "tool_accuracy", "parameter_f1", "validity")
 class Meter:
     """Seconds and dollars since the first paid second of the run, earlier legs of a resumed run included."""
 
-    def __init__(self, started_at: float, elapsed_before_s: float, guard: BudgetGuard) -> None:
-        self.started_at = started_at
-        self.elapsed_before_s = elapsed_before_s
-        self.guard = guard
+    def __init__(self, guard: BudgetGuard, started_at: float, elapsed_before_s: float = 0.0) -> None:
+        self.guard, self.started_at, self.elapsed_before_s = guard, started_at, elapsed_before_s
 
     def elapsed_s(self) -> float:
         return self.elapsed_before_s + time.time() - self.started_at
 
-    def usd(self) -> float:
+    def usd(self) -> float | None:
         return self.guard.usd(self.elapsed_s())
+
+    @property
+    def hard_stop_at(self) -> float:
+        """Seconds since the epoch at which the run must have ended; infinite where nothing limits it."""
+        return self.started_at - self.elapsed_before_s + self.guard.hard_stop_at_s
 
 
 @dataclass
 class Progress:
-    """The newest state of the run, written for the live table at most twice a second."""
+    """The newest state of the run, for the live table; written at most twice a second."""
 
     folder: RunFolder
     meter: Meter
@@ -48,16 +54,25 @@ class Progress:
     written_at: float = 0.0
 
     def update(self, phase: str, urgent: bool = False, **values: Any) -> None:
-        """Take in new values; write them if it is time or `urgent`. Raises Interrupted when the user asked to stop."""
+        """Take in new values, and write all of them if it is time or `urgent`."""
         self.values.update(values)
         now = time.time()
         if not urgent and now - self.written_at < PROGRESS_INTERVAL_SECONDS:
             return
         self.written_at = now
-        row = {"phase": phase, "total_steps": self.total_steps, "usd": self.meter.usd(), "updated_at": now}
-        self.folder.write_json(self.folder.progress_file, {**self.values, **row})
+        elapsed = self.meter.elapsed_s()
+        row = {
+            "phase": phase,
+            **self.values,
+            "total_steps": self.total_steps,
+            "elapsed_s": elapsed,
+            "usd": self.meter.guard.usd(elapsed),
+            "updated_at": now,
+        }
+        self.folder.write_json(self.folder.progress_file, row)
 
     def raise_if_stop_requested(self) -> None:
+        """Raise Interrupted when the user asked this run to stop."""
         reason = stop_request(self.folder)
         if reason is not None:
             raise Interrupted(reason)
@@ -77,46 +92,34 @@ class RunCallback(TrainerCallback):
     Order: a request to stop, divergence, budget and deadline, patience, value. The first that speaks is the reason.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        meter: Meter,
-        progress: Progress,
-        tracker: Tracker,
-        patience: Patience,
-        value: ValueStop,
-        metric: str,
-    ) -> None:
-        self.folder, self.meter, self.progress, self.tracker = folder, meter, progress, tracker
-        self.patience, self.value, self.metric = patience, value, metric
-        self.divergence = DivergenceStop()
-        self.best = BestCheckpoint()
-        self.decision: StopDecision | None = None
-        self.trainer: ToolCallTrainer | None = None
-        self._stretch_began = time.monotonic()
-        self._logged_losses: list[float] = []
-        self._logged_tokens = 0
-        self._logged_seconds = 0.0
+    trainer: ToolCallTrainer  # set once the trainer, which takes this callback, exists
 
-    # --- state that a checkpoint carries -------------------------------------------------------------------------
+    def __init__(
+        self, spec: JobSpec, schedule: Schedule, folder: RunFolder, progress: Progress, tracker: Tracker
+    ) -> None:
+        rule = spec.early_stopping
+        goal = "min" if rule.metric == "loss" else "max"
+        self.spec, self.schedule, self.folder, self.tracker = spec, schedule, folder, tracker
+        self.progress, self.meter = progress, progress.meter
+        self.patience = Patience(goal, rule.patience, rule.threshold, schedule.patience_from_step)
+        self.value = ValueStop(goal, rule.usd_per_point, schedule.patience_from_step)
+        self.divergence = DivergenceStop()
+        self.best = BestCheckpoint("min" if spec.train.metric == "loss" else "max")
+        self.decision: StopDecision | None = None
+        self._stretch_began = time.monotonic()
+        self._losses: list[float] = []
+        self._tokens, self._seconds = 0, 0.0
+
+    # --- what a checkpoint carries -------------------------------------------------------------------------------
 
     def save_state(self, checkpoint: Path) -> None:
         """Write the counters into a checkpoint, so that a resumed run goes on counting."""
-        assert self.trainer is not None
-        state = {
-            "patience": self.patience.state_dict(),
-            "value": self.value.state_dict(),
-            "divergence": self.divergence.state_dict(),
-            "best": self.best.state_dict(),
-            "guard": self.meter.guard.state_dict(),
-            "total_tokens": self.trainer.total_tokens,
-            "elapsed_s": self.meter.elapsed_s(),
-        }
+        rules = {name: getattr(self, name).state_dict() for name in ("patience", "value", "divergence", "best")}
+        state = rules | {"guard": self.meter.guard.state_dict(), "total_tokens": self.trainer.total_tokens}
         (checkpoint / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load_state(self, checkpoint: Path) -> None:
         """Take the counters back from a checkpoint."""
-        assert self.trainer is not None
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         for name in ("patience", "value", "divergence", "best"):
             getattr(self, name).load_state(state[name])
@@ -129,85 +132,68 @@ class RunCallback(TrainerCallback):
         self._stretch_began = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        assert self.trainer is not None
-        seconds = self._end_stretch(Stretch.STEP)
+        self._seconds += self._end_stretch(Stretch.STEP)
         loss, tokens = self.trainer.take_step()
-        self._logged_losses.append(loss)
-        self._logged_tokens += tokens
-        self._logged_seconds += seconds
-        elapsed = self.meter.elapsed_s()
-        projected = self.meter.guard.projected_usd(state.global_step, state.max_steps, elapsed)
-        usd = self.meter.guard.usd(elapsed)
-        self.tracker.log(
-            state.global_step,
-            {"train/loss": loss, "train/tokens": self.trainer.total_tokens, "cost/usd": usd, "cost/projected_usd": projected},
-        )
+        self._losses.append(loss)
+        self._tokens += tokens
+        cost = self._cost(state)
+        row = {"train/loss": loss, "train/tokens": self.trainer.total_tokens}
+        self.tracker.log(state.global_step, row | {f"cost/{name}": value for name, value in cost.items()})
         self.progress.update(
             "training",
             step=state.global_step,
             loss=loss,
-            tokens_per_second=self._logged_tokens / max(self._logged_seconds, 1e-9),
-            projected_usd=projected,
-            eta_s=self.meter.guard.remaining_s(state.global_step, state.max_steps),
+            tokens_per_second=self._tokens_per_second(),
+            projected_usd=cost["projected_usd"],
+            eta_s=self._remaining_s(state),
         )
         self._decide(state, control, loss)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:  # fmt: skip
-        assert self.trainer is not None
-        if not logs or "loss" not in logs or not self._logged_losses:
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        if "loss" not in logs or not self._losses:
             return
-        elapsed = self.meter.elapsed_s()
+        rates = {name: logs.get(name) for name in ("learning_rate", "grad_norm")}
         row = {
             "kind": "train",
             "step": state.global_step,
-            "loss": sum(self._logged_losses) / len(self._logged_losses),
-            "learning_rate": logs.get("learning_rate"),
-            "grad_norm": logs.get("grad_norm"),
+            "loss": sum(self._losses) / len(self._losses),
+            **rates,
             "tokens": self.trainer.total_tokens,
-            "tokens_per_second": self._logged_tokens / max(self._logged_seconds, 1e-9),
-            "elapsed_s": elapsed,
-            "usd": self.meter.guard.usd(elapsed),
-            "projected_usd": self.meter.guard.projected_usd(state.global_step, state.max_steps, elapsed),
+            "tokens_per_second": self._tokens_per_second(),
+            "elapsed_s": self.meter.elapsed_s(),
+            **self._cost(state),
         }
         self.folder.append_metrics(row)
-        self.tracker.log(
-            state.global_step, {"train/learning_rate": row["learning_rate"], "train/grad_norm": row["grad_norm"]}
-        )
-        self._logged_losses, self._logged_tokens, self._logged_seconds = [], 0, 0.0
-        self._stretch_began = time.monotonic()
+        self.tracker.log(state.global_step, {f"train/{name}": value for name, value in rates.items()})
+        self._losses, self._tokens, self._seconds = [], 0, 0.0
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
     ) -> None:
         self._end_stretch(Stretch.EVALUATION)
-        elapsed, usd = self.meter.elapsed_s(), self.meter.usd()
+        step, elapsed, usd = state.global_step, self.meter.elapsed_s(), self.meter.usd()
         scores = {name: metrics[f"eval_{name}"] for name in EVAL_METRICS}
-        loss = metrics["eval_loss"]
-        self.folder.append_metrics(
-            {"kind": "eval", "step": state.global_step, "eval_loss": loss, **scores, "elapsed_s": elapsed, "usd": usd}
-        )
-        self.tracker.log(state.global_step, {"eval/loss": loss, **{f"eval/{k}": v for k, v in scores.items()}})
+        values = scores | {"loss": metrics["eval_loss"]}
+        row = {"kind": "eval", "step": step, "eval_loss": values["loss"], **scores, "elapsed_s": elapsed, "usd": usd}
+        self.folder.append_metrics(row)
+        self.tracker.log(step, {f"eval/{name}": value for name, value in values.items()})
         self.progress.update("training", urgent=True, **scores)
-        watched = loss if self.metric == "loss" else scores[self.metric]
-        self.best.update(state.global_step, watched, scores["parameter_f1"])
-        self.patience.update(state.global_step, watched)
-        self.value.update(state.global_step, watched, usd)
+        self.best.update(step, values[self.spec.train.metric], scores["parameter_f1"])
+        watched = values[self.spec.early_stopping.metric]
+        stop = self.patience.update(step, watched) or self.value.update(step, watched, usd)
+        if self.decision is None and step < state.max_steps:
+            self.decision = stop
         self._decide(state, control, None)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._end_stretch(Stretch.SAVE)
+        protected = set() if self.best.step is None else {self.best.step}
+        prune(self.folder.checkpoints_dir, self.spec.train.keep_checkpoints, protected)
         self.folder.update_record(step=state.global_step, usd=self.meter.usd(), best_step=self.best.step)
 
     # --- deciding ------------------------------------------------------------------------------------------------
-
-    def _end_stretch(self, kind: Stretch) -> float:
-        seconds = time.monotonic() - self._stretch_began
-        self._stretch_began = time.monotonic()
-        self.meter.guard.record(kind, seconds)
-        return seconds
 
     def _decide(self, state: TrainerState, control: TrainerControl, loss: float | None) -> None:
         if self.decision is None and state.global_step < state.max_steps:
@@ -215,7 +201,7 @@ class RunCallback(TrainerCallback):
         if self.decision is None:
             return
         control.should_training_stop = True
-        if loss is not None:  # after a step; after an evaluation the Trainer saves anyway where a save is due
+        if loss is not None:  # after a step; after an evaluation the Trainer saves where a save is due
             # What stops for money or time must not start another evaluation, and what diverged is not worth keeping.
             control.should_evaluate = False
             control.should_save = self.decision.kind != "divergence"
@@ -224,17 +210,35 @@ class RunCallback(TrainerCallback):
         request = stop_request(self.folder)
         if request is not None:
             return StopDecision("requested", request)
-        if loss is not None:
-            diverged = self.divergence.update(state.global_step, loss)
-            if diverged is not None:
-                return diverged
-        return (
-            self.meter.guard.decide(self.meter.elapsed_s(), self._coming(control))
-            or self.patience.decide(state.global_step, state.max_steps)
-            or self.value.decide(state.global_step, state.max_steps)
-        )
+        diverged = self.divergence.update(state.global_step, loss) if loss is not None else None
+        return diverged or self.meter.guard.decide(self.meter.elapsed_s(), self._coming(control))
 
     def _coming(self, control: TrainerControl) -> list[Stretch]:
         """The stretches that pass before the next decision can be taken: what is due now, then one step."""
         due = ((Stretch.EVALUATION, control.should_evaluate), (Stretch.SAVE, control.should_save))
         return [kind for kind, is_due in due if is_due] + [Stretch.STEP]
+
+    # --- figures -------------------------------------------------------------------------------------------------
+
+    def _end_stretch(self, kind: Stretch) -> float:
+        now = time.monotonic()
+        seconds, self._stretch_began = now - self._stretch_began, now
+        self.meter.guard.record(kind, seconds)
+        return seconds
+
+    def _tokens_per_second(self) -> float | None:
+        return self._tokens / self._seconds if self._seconds else None
+
+    def _remaining_s(self, state: TrainerState) -> float | None:
+        step = state.global_step
+        return self.meter.guard.remaining_s(
+            steps_left=state.max_steps - step,
+            evaluations_left=sum(point > step for point in self.schedule.evaluation_points),
+            saves_left=sum(point > step for point in self.schedule.save_points),
+        )
+
+    def _cost(self, state: TrainerState) -> dict[str, float | None]:
+        """`usd` so far and `projected_usd` at the end; None where no price is known."""
+        elapsed, remaining = self.meter.elapsed_s(), self._remaining_s(state)
+        projected = None if remaining is None else self.meter.guard.usd(elapsed + remaining)
+        return {"usd": self.meter.guard.usd(elapsed), "projected_usd": projected}

@@ -13,26 +13,26 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from launcher.cost.budget import BudgetGuard, Stretch
-from launcher.cost.stopping import Patience, StopDecision, ValueStop
+from launcher.cost.ledger import LOCAL, LedgerEntry, LedgerEvent, default_ledger
+from launcher.cost.stopping import StopDecision
 from launcher.data.prepare import PreparedData, read_prepared
 from launcher.errors import LauncherError
-from launcher.evaluate.score import evaluate_part, quick_metrics
+from launcher.evaluate.score import evaluate_part
 from launcher.job import JobSpec
 from launcher.rundir import RunFolder, RunState, now_iso
 from launcher.schedule import plan_schedule
-from launcher.train.build import build_trainer
+from launcher.train.build import build_trainer, fit_micro_batch
 from launcher.train.callbacks import Meter, Progress, RunCallback
-from launcher.train.checkpoints import newest_complete
+from launcher.train.checkpoints import checkpoint_path, checkpoint_step, newest_complete
 from launcher.train.deadline import deadline_process
 from launcher.train.mask_audit import audit_trainer, check_masks
 from launcher.train.model import load_model, load_tokenizer
 from launcher.train.session import run_session
 from launcher.train.tracking import Tracker
-from launcher.train.trainer import ToolCallTrainer, checkpoint_path
-from launcher.train.worst_case import worst_case_step
+from launcher.train.trainer import ToolCallTrainer
 
 EVALUATED_PARTS = ("test", "extra_test")
 
@@ -50,49 +50,73 @@ def finetune(folder: RunFolder, resume: bool = False) -> None:
         schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
         meter = build_meter(spec, folder, started_at)
         progress = Progress(folder, meter, schedule.optimizer_steps)
-        with deadline_process(folder, meter.guard, meter.elapsed_s()), tracking(spec, folder) as tracker:
+        with ledger_entries(spec, folder, meter), hard_stop(spec, folder, meter), tracking(spec, folder) as tracker:
             progress.update("loading", urgent=True)
             set_seed(spec.train.seed)
-            tokenizer = load_tokenizer(spec)
-            callback = build_callback(spec, folder, meter, progress, tracker)
-            trainer = build_trainer(spec, data, tokenizer, load_model(spec), schedule, folder, callback)
-            callback.trainer = trainer
+            callback = RunCallback(spec, schedule, folder, progress, tracker)
+            trainer = build_trainer(spec, data, load_tokenizer(spec), load_model(spec), schedule, folder, callback)
 
             progress.update("checking", urgent=True)
             audit = audit_trainer(trainer, spec, data)
             folder.write_json(folder.audit_file, audit.to_json())
             check_masks(audit)
-            worst_case_step(trainer, audit.longest_row, spec.train.batch)
+            fit_micro_batch(trainer, spec, schedule, audit)
 
-            evaluate = evaluator(spec, data, tokenizer, trainer, folder, progress)
             if folder.read_json(folder.evaluation_file) is None:
                 with base_weights(trainer.model):
-                    evaluate("base")
+                    evaluate("base", spec, data, trainer, folder, progress)
 
             decision = train(trainer, callback, folder, resume)
             keep_best(trainer, callback, folder)
-            unaffordable = meter.guard.decide(meter.elapsed_s(), [Stretch.FINAL_EVALUATION])
-            if unaffordable is None and decision.kind not in ("requested", "divergence"):
-                evaluate("tuned")
-            finish(folder, decision, trainer, callback, tracker, unaffordable)
+            skipped = why_not_evaluate(decision, meter)
+            if skipped is None:
+                evaluate("tuned", spec, data, trainer, folder, progress)
+            finish(folder, decision, skipped, callback, tracker)
+
+
+# --- the frame -------------------------------------------------------------------------------------------------------
 
 
 def build_meter(spec: JobSpec, folder: RunFolder, started_at: float) -> Meter:
     """The run's meter; a resumed run goes on from what its earlier legs cost."""
     before = (folder.read_json(folder.progress_file) or {}).get("elapsed_s", 0.0)
     guard = BudgetGuard(spec.resources.usd_per_hour, spec.budget.max_usd, spec.budget.deadline)
-    return Meter(started_at, before, guard)
+    return Meter(guard, started_at, before)
 
 
-def build_callback(
-    spec: JobSpec, folder: RunFolder, meter: Meter, progress: Progress, tracker: Tracker
-) -> RunCallback:
-    """The stop rules as the job states them."""
-    rule = spec.early_stopping
-    goal = "min" if rule.metric == "loss" else "max"
-    patience = Patience(goal=goal, patience=rule.patience, threshold=rule.threshold, min_fraction=rule.min_fraction)
-    value = ValueStop(goal=goal, usd_per_point=rule.usd_per_point, min_fraction=rule.min_fraction)
-    return RunCallback(folder, meter, progress, tracker, patience, value, rule.metric)
+@contextlib.contextmanager
+def ledger_entries(spec: JobSpec, folder: RunFolder, meter: Meter) -> Iterator[None]:
+    """The run's lines in the ledger: one before the work, one after it; the run folder holds a copy."""
+    ledger = default_ledger()
+    rental = f"{LOCAL}-{folder.id}-{meter.started_at:.0f}"
+    base = LedgerEntry(
+        at=meter.started_at,
+        event=LedgerEvent.STARTED,
+        run_id=folder.id,
+        group=folder.read_record().group,
+        provider=LOCAL,
+        rental=rental,
+        usd_per_hour=spec.resources.usd_per_hour,
+        max_usd=spec.budget.max_usd,
+        deadline_at=None if meter.hard_stop_at == float("inf") else meter.hard_stop_at,
+    )
+    ledger.append(base)
+    try:
+        yield
+    finally:
+        usd = meter.guard.usd(time.time() - meter.started_at)
+        ledger.append(base.later(LedgerEvent.CONFIRMED_GONE, usd=usd))
+        ledger.copy_run(folder.id, folder.ledger_file)
+
+
+def hard_stop(spec: JobSpec, folder: RunFolder, meter: Meter) -> contextlib.AbstractContextManager[None]:
+    """The process that ends this one where its own rules did not: at the deadline or at the cap."""
+    guard = meter.guard
+    if guard.cap_at_s <= guard.hard_stop_at_s:
+        reason = f"budget: the cap of {guard.max_usd:g} usd was reached and training did not answer; ended from outside"
+    else:
+        reason = f"deadline: {guard.deadline_s:g} s passed and training did not answer; ended from outside"
+    return deadline_process(folder.path, meter.hard_stop_at, reason)
 
 
 @contextlib.contextmanager
@@ -106,49 +130,42 @@ def tracking(spec: JobSpec, folder: RunFolder) -> Iterator[Tracker]:
         raise
 
 
-def evaluator(
-    spec: JobSpec,
-    data: PreparedData,
-    tokenizer: PreTrainedTokenizerBase,
-    trainer: ToolCallTrainer,
-    folder: RunFolder,
-    progress: Progress,
-) -> Callable[[str], None]:
-    """A function that scores the model as it stands and files the result under the given name."""
+# --- the work --------------------------------------------------------------------------------------------------------
 
-    def evaluate(name: str) -> None:
-        began = time.monotonic()
-        scores: dict[str, Any] = {}
-        for part in EVALUATED_PARTS:
-            examples = getattr(data, part)
-            done = 0
 
-            def advance(count: int, total: int = len(examples), part: str = part) -> None:
-                nonlocal done
-                done += count
-                progress.raise_if_stop_requested()
-                progress.update("evaluating", note=f"{name} on {part}: {done}/{total}")
+def evaluate(
+    name: str, spec: JobSpec, data: PreparedData, trainer: ToolCallTrainer, folder: RunFolder, progress: Progress
+) -> None:
+    """Score the model as it stands on both test sets, and file scores and predictions under `name`."""
+    began = time.monotonic()
+    cap = spec.evaluate.max_new_tokens
+    scores: dict[str, Any] = {}
+    for part in EVALUATED_PARTS:
+        examples = getattr(data, part)
 
-            scores[part], rows = evaluate_part(
-                trainer.accelerator.unwrap_model(trainer.model),
-                tokenizer,
-                examples,
-                system_prompt=spec.data.system_prompt_text(),
-                tool_set=data.tool_set,
-                tools_in_prompt=spec.data.system_prompt.tools,
-                batch=spec.evaluate.batch,
-                usd_per_hour=spec.resources.usd_per_hour,
-                bootstrap_samples=spec.evaluate.bootstrap_samples,
-                seed=spec.data.seed,
-                progress=advance,
-            )
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            (folder.predictions_dir / f"{name}-{part}.jsonl").write_text(lines, encoding="utf-8")
-        known = folder.read_json(folder.evaluation_file) or {}
-        folder.write_json(folder.evaluation_file, {**known, name: scores})
-        progress.meter.guard.record(Stretch.FINAL_EVALUATION, time.monotonic() - began)
+        def advance(done: int, said: str = f"{name} on {part}", total: int = len(examples)) -> None:
+            progress.raise_if_stop_requested()
+            progress.update("evaluating", note=f"{said}: {done}/{total}")
 
-    return evaluate
+        scores[part], rows = evaluate_part(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            examples,
+            system_prompt=spec.system_prompt_text() or "",
+            tool_set=data.tool_set,
+            tools_in_prompt=spec.data.system_prompt.tools,
+            batch=spec.evaluate.batch,
+            usd_per_hour=spec.resources.usd_per_hour,
+            bootstrap_samples=spec.evaluate.bootstrap_samples,
+            seed=spec.data.seed,
+            max_new_tokens=None if cap == "auto" else cap,
+            progress=advance,
+        )
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder.predictions_dir / f"{name}-{part}.jsonl").write_text(lines, encoding="utf-8")
+    known = folder.read_json(folder.evaluation_file) or {}
+    folder.write_json(folder.evaluation_file, {**known, name: scores})
+    progress.meter.guard.record(Stretch.FINAL_EVALUATION, time.monotonic() - began)
 
 
 def base_weights(model: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -157,37 +174,38 @@ def base_weights(model: torch.nn.Module) -> contextlib.AbstractContextManager[No
 
 
 def train(trainer: ToolCallTrainer, callback: RunCallback, folder: RunFolder, resume: bool) -> StopDecision:
-    """Train to the last step or the first rule that says stop; return why it ended.
-
-    Raises:
-        LauncherError: the run had made checkpoints, and none of them is complete.
-    """
-    checkpoint = newest_complete(folder.checkpoints_dir) if resume else None
+    """Train to the last step or the first rule that says stop; return why it ended."""
+    checkpoint = None
+    if resume:
+        checkpoint, faults = newest_complete(folder.checkpoints_dir)
+        for fault in faults:
+            print(f"not resumed from: {fault}")
     if checkpoint is not None:
         callback.load_state(checkpoint)
-        row = {"kind": "resume", "step": int(checkpoint.name.removeprefix("step-"))}
-        folder.append_metrics(row | {"elapsed_s": callback.meter.elapsed_s(), "usd": callback.meter.usd()})
+        step = checkpoint_step(checkpoint)
+        folder.drop_metrics_after(step)
+        row = {"kind": "resume", "step": step, "elapsed_s": callback.meter.elapsed_s(), "usd": callback.meter.usd()}
+        folder.append_metrics(row)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     decision = callback.decision or StopDecision("done", "all steps done")
-    elapsed, usd = callback.meter.elapsed_s(), callback.meter.usd()
-    step = trainer.state.global_step
-    folder.append_metrics({"kind": "stop", "step": step, "reason": decision.reason, "elapsed_s": elapsed, "usd": usd})
+    row = {"kind": "stop", "step": trainer.state.global_step, "reason": decision.reason}
+    folder.append_metrics(row | {"elapsed_s": callback.meter.elapsed_s(), "usd": callback.meter.usd()})
     return decision
 
 
 def keep_best(trainer: ToolCallTrainer, callback: RunCallback, folder: RunFolder) -> None:
-    """Put the best checkpoint's weights into the model and save them as the run's adapter."""
+    """Put the best checkpoint's weights into the model, where the job wants that, and save them as the adapter."""
     callback.progress.update("saving", urgent=True)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    best = checkpoint_path(folder.checkpoints_dir, callback.best.step) if callback.best.step is not None else None
-    if best is not None and best.is_dir() and callback.best.step != trainer.state.global_step:
-        load_weights(model, best)
-    temporary = folder.path / ".adapter"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    trainer.processing_class.save_pretrained(temporary)
+    best = callback.best.step
+    if callback.spec.train.load_best and best is not None and best != trainer.state.global_step:
+        load_weights(model, checkpoint_path(folder.checkpoints_dir, best))
+    written = folder.path / ".adapter"
+    shutil.rmtree(written, ignore_errors=True)
+    model.save_pretrained(written)
+    trainer.processing_class.save_pretrained(written)
     shutil.rmtree(folder.adapter_dir, ignore_errors=True)
-    temporary.rename(folder.adapter_dir)
+    written.rename(folder.adapter_dir)
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
@@ -198,32 +216,30 @@ def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     """
     if isinstance(model, PeftModel):
         result = set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
-        unexpected = result.unexpected_keys
     else:
-        unexpected = model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False).unexpected_keys
-    if unexpected:
-        raise LauncherError(f"{checkpoint}: holds weights this model does not have: {', '.join(unexpected[:3])}")
+        result = model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+    if result.unexpected_keys:
+        raise LauncherError(f"{checkpoint}: holds weights this model does not have: {result.unexpected_keys[:3]}")
+
+
+def why_not_evaluate(decision: StopDecision, meter: Meter) -> str | None:
+    """Why the tuned model is not evaluated now, or None: it is."""
+    if decision.kind == "requested":
+        return "stopped on request; it will be evaluated when the run is resumed and ends"
+    unaffordable = meter.guard.decide(meter.elapsed_s(), [Stretch.FINAL_EVALUATION])
+    return None if unaffordable is None else f"the evaluation no longer fits; {unaffordable.reason}"
 
 
 def finish(
-    folder: RunFolder,
-    decision: StopDecision,
-    trainer: ToolCallTrainer,
-    callback: RunCallback,
-    tracker: Tracker,
-    unaffordable: StopDecision | None,
+    folder: RunFolder, decision: StopDecision, skipped: str | None, callback: RunCallback, tracker: Tracker
 ) -> None:
     """Write the run's last word: state, reason, cost, and W&B's summary."""
-    reason = decision.reason
-    if unaffordable is not None:
-        reason += f"; the tuned model was not evaluated: {unaffordable.reason}"
+    usd, step = callback.meter.usd(), callback.trainer.state.global_step
     state = RunState.SUCCEEDED if decision.kind == "done" else RunState.STOPPED
-    usd = callback.meter.usd()
+    callback.progress.update("done", urgent=True, step=step, note=skipped)
     folder.update_record(
-        state=state, stop_reason=reason, ended_at=now_iso(), usd=usd,
-        step=trainer.state.global_step, best_step=callback.best.step,
-    )  # fmt: skip
-    callback.progress.update("done", urgent=True, step=trainer.state.global_step)
+        state=state, stop_reason=decision.reason, ended_at=now_iso(), usd=usd, step=step, best_step=callback.best.step
+    )
     evaluation = folder.read_json(folder.evaluation_file) or {}
     summary = {
         f"{name}/{part}/{metric}": entry["value"]
@@ -231,4 +247,4 @@ def finish(
         for part, scores in parts.items()
         for metric, entry in scores["metrics"].items()
     }
-    tracker.finish({"state": str(state), "stop_reason": reason, "cost/usd": usd, **summary}, failed=False)
+    tracker.finish({"state": str(state), "stop_reason": decision.reason, "cost/usd": usd, **summary}, failed=False)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from launcher.train.checkpoints import commit_checkpoint
+from launcher.errors import LauncherError
+from launcher.train.checkpoints import checkpoint_path, commit_checkpoint, save_failed
 
 MetricsFunction = Callable[[torch.nn.Module], dict[str, float]]
 
@@ -35,7 +37,8 @@ class ToolCallTrainer(SFTTrainer):
         self.step_loss = torch.zeros((), device=self.args.device)
         self.step_tokens = 0
         self.total_tokens = 0
-        self.before_commit: Callable[[Path], None] = lambda folder: None
+        self.before_commit: Callable[[Path], None] = lambda checkpoint: None
+        self.saving_into = checkpoints_dir
 
     def compute_loss(
         self,
@@ -96,18 +99,23 @@ class ToolCallTrainer(SFTTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Let the Trainer write into a temporary folder, then name it, so that no half checkpoint is ever found."""
         step = self.state.global_step
+        final = checkpoint_path(self.checkpoints_dir, step)
         self.saving_into = self.checkpoints_dir / f".saving-{step:06d}"
         shutil.rmtree(self.saving_into, ignore_errors=True)
-        Trainer._save_checkpoint(self, model, trial)
         written = self.saving_into / f"checkpoint-{step}"
-        self.before_commit(written)
-        commit_checkpoint(written, checkpoint_path(self.checkpoints_dir, step), step)
-        shutil.rmtree(self.saving_into, ignore_errors=True)
+        try:
+            Trainer._save_checkpoint(self, model, trial)
+            self.before_commit(written)
+        except OSError as fault:
+            raise save_failed(final, fault) from fault
+        except SafetensorError as fault:  # it wraps the operating system's error in a text
+            raise LauncherError(f"{final}: not saved ({fault}); older checkpoints are intact") from fault
+        else:
+            commit_checkpoint(written, final, step)
+        finally:
+            shutil.rmtree(self.saving_into, ignore_errors=True)
+            self.saving_into = self.checkpoints_dir
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.saving_into)
 
-
-def checkpoint_path(checkpoints_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies: `checkpoints/step-000040`."""
-    return checkpoints_dir / f"step-{step:06d}"

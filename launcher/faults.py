@@ -25,7 +25,11 @@ _MESSAGES = {
 
 def fault_lines(error: ValidationError, model: type[BaseModel], file_of: Callable[[tuple[Any, ...]], str]) -> list[str]:
     """One line per fault of `error`; `file_of` tells in which file the field at a path stands."""
-    return [f"{file_of(details['loc'])}: {line}" for details in error.errors() for line in _fault_lines(details, model)]
+    return [
+        printable(f"{file_of(details['loc'])}: {line}")
+        for details in error.errors()
+        for line in _fault_lines(details, model)
+    ]
 
 
 def _fault_lines(details: ErrorDetails, model: type[BaseModel]) -> Iterator[str]:
@@ -36,10 +40,16 @@ def _fault_lines(details: ErrorDetails, model: type[BaseModel]) -> Iterator[str]
     elif kind == "extra_forbidden":
         yield f"{path}: unknown key; {_suggestion(loc, model)}"
     elif kind == "conflict":
-        # Rules over several fields name their field themselves: `field: what is wrong`, one a line.
-        yield from (f"{path}.{line}" if path else line for line in details["msg"].splitlines())
+        # Rules over several fields name their field themselves: `field: what is wrong`.
+        yield from (f"{path}.{line}" if path else line for line in details["ctx"]["conflicts"])
     else:
         yield f"{path}: {show_value(details['input'])}: {_message(details)}"
+
+
+def printable(line: str) -> str:
+    """The line with its control characters written out."""
+    # A key or a value may hold a line break or a terminal's control characters; a fault stays one plain line.
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def _message(details: ErrorDetails) -> str:
@@ -62,7 +72,7 @@ def show_value(value: Any) -> str:
 def _suggestion(loc: tuple[Any, ...], model: type[BaseModel]) -> str:
     wrong = str(loc[-1])
     siblings = _fields_at(loc[:-1], model)
-    close = difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]}?"
     elsewhere = [path for path in _all_paths(model) if path.rsplit(".", 1)[-1] == wrong]

@@ -20,9 +20,9 @@ Metric = Literal["exact_match", "loss"]
 
 def refuse(conflicts: Iterable[str]) -> None:
     """Raise one validation error for rules over several fields, each as `field: what is wrong and what would do`."""
-    text = "\n".join(conflicts)
-    if text:
-        raise PydanticCustomError("conflict", "{text}", {"text": text})
+    found = list(conflicts)
+    if found:
+        raise PydanticCustomError("conflict", "fields in conflict", {"conflicts": found})
 
 
 def _count_or(word: str) -> BeforeValidator:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import BadInput
+from launcher.faults import printable
 from launcher.yamlfile import read_mapping
 
 JOBS_DIR = Path(__file__).parents[1] / "jobs"
@@ -53,7 +54,7 @@ def load_preset(name: str) -> Preset:
     overrides = read_mapping(file)
     forbidden = [path for path, _ in flatten(overrides) if path not in OVERRIDABLE]
     if forbidden:
-        raise BadInput(*(f"{file}: {path}: not for a preset; {_reason(path)}" for path in forbidden))
+        raise BadInput(*(printable(f"{file}: {path}: not for a preset; {_reason(path)}") for path in forbidden))
     return Preset(file.stem, file, overrides)
 
 

@@ -18,6 +18,7 @@ import torch
 from trl import SFTTrainer
 
 from launcher.errors import LauncherError
+from launcher.train.mask_rows import IGNORED
 
 STEPS = 2  # the first makes the optimizer's state, so only the second has everything in memory at once
 GIB = 2**30
@@ -27,7 +28,6 @@ COUNTERS = (
     *("step_loss", "step_tokens", "total_tokens"),
 )
 WRAPPINGS = ("forward", "_original_forward", "_is_accelerate_prepared")  # what accelerate sets on a prepared model
-IGNORED = -100
 
 
 @dataclass(frozen=True)

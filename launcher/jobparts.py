@@ -183,7 +183,7 @@ class TrainSpec(Section):
 class EarlyStoppingSpec(Section):
     """When to stop before the end: no gain above `threshold` over `patience` evaluations (None: patience is off).
 
-    Patience waits for the later of `min_steps` and `min_fraction` of the planned steps. `usd_per_point` is what one
+    Both rules wait for the later of `min_steps` and `min_fraction` of the planned steps. `usd_per_point` is what one
     point (0.01) of the metric is worth to the user; None: the worth of further training is not weighed.
     """
 

@@ -1,6 +1,7 @@
 """Run folders in the documented formats, as a finished, stopped or failed run leaves them; no training needed."""
 
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -107,6 +108,7 @@ def write_evaluation(folder: RunFolder, skill: float, models: tuple[str, ...] = 
     folder.write_json(folder.evaluation_file, evaluation)
 
 
+@functools.cache
 def evaluate(name: str, skill: float, fills: int) -> tuple[dict, list[dict]]:
     """16 phrasings, mostly all right or all wrong, each failing in its own way, scored as a real run is."""
     chance = random.Random(name)

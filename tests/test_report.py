@@ -264,9 +264,18 @@ def test_a_run_under_way_has_a_report(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", ["run.json", "spec.json", "evaluation.json", "metrics.jsonl", "split.json", "progress.json"]
+    ("file", "content"),
+    [
+        ("run.json", "{"),
+        ("spec.json", "[1, 2]"),
+        ("evaluation.json", "{"),
+        ("evaluation.json", '{"tuned": {"extra_test": 3}, "base": null}'),
+        ("metrics.jsonl", 'null\n3\n{"kind": "train", "st'),
+        ("split.json", "\x00\xff"),
+        ("progress.json", "{"),
+        ("predictions/tuned-extra_test.jsonl", "[]\n{}\n{"),
+    ],
 )
-@pytest.mark.parametrize("content", ["{", "[1, 2]", "null\n3\n", "\x00\xff"])
 def test_a_broken_file_costs_its_own_part_only(tmp_path, file, content):
     folder = write_run(tmp_path)
     (folder.path / file).write_text(content, encoding="latin-1")

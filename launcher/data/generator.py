@@ -7,13 +7,14 @@ a user would have them on disk, with the phrasing's id as `template`.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
+import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, cycle, islice
+from pathlib import Path
 from typing import Any
 
 from launcher.data.examples import ToolCall
@@ -24,10 +25,12 @@ from launcher.data.guard import (
     measure_similarity,
     request_skeleton,
 )
+from launcher.data.plan_format import to_json_lines
 from launcher.data.pool import Phrasing
 from launcher.data.skeleton import NearestSkeletons
 from launcher.data.values import SYMBOLS, fill, tools_of, wrap
 from launcher.errors import BadInput, LauncherError
+from launcher.rundir import write_atomically
 
 Record = dict[str, Any]
 
@@ -56,7 +59,7 @@ SPECIALISTS = {
 # A phrasing with few slots runs out of new requests in the end.
 DRAWS_BEFORE_GIVING_UP = 200
 # Of `GeneratedData.sha256` for data seed 0.
-SEED_0_SHA256 = ""
+SEED_0_SHA256 = "408b633df2c525e7905f97fe9f715fe7e3f8fe9509383cd28439cb886cc07e80"
 RATIONALE = {
     "yaze_debugger.read_memory": ("Read memory at the address asked for", "Bytes in the format asked for"),
     "yaze_debugger.write_memory": ("Write the value to the address asked for", "Confirmation of the bytes written"),
@@ -92,7 +95,7 @@ class GeneratedData:
         """Over every record with its part and over the extra test set, as JSON lines."""
         rows = [{"part": self.part_of[record["id"]], **record} for record in self.records]
         rows += [{"part": "extra_test", **record} for record in self.extra_test]
-        return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
+        return hashlib.sha256(to_json_lines(rows).encode()).hexdigest()
 
 
 @lru_cache(maxsize=8)
@@ -232,3 +235,58 @@ def _check(made: Mapping[str, Sequence[Record]], phrasings: PhrasingChoice) -> N
         if shared:
             raise LauncherError(f"phrasings of {part} stand in training: {', '.join(sorted(shared)[:5])}")
     return measure_similarity(phrasings.test, train_shapes)
+
+
+def generate_report(seed: int) -> dict[str, Any]:
+    """What `launcher data generate` says about a data seed: counts, hash, and how near test is to training."""
+    made = generate(seed)
+    parts = {part: made.part(part) for part in PART_SIZES} | {"extra_test": list(made.extra_test)}
+    nearest = sorted(((*found, text) for text, found in made.similarity.nearest.items()), reverse=True)
+    return {
+        "seed": seed,
+        "sha256": made.sha256,
+        "is_committed_data": made.sha256 == SEED_0_SHA256 if seed == 0 else None,
+        "examples": {part: len(records) for part, records in parts.items()},
+        "calls_per_tool": dict(Counter(call["tool"] for record in made.records for call in record["tool_calls"])),
+        "specialists": {name: _count_subset(parts, tools) for name, tools in SPECIALISTS.items()},
+        "phrasings": {
+            "train": len({record["template"] for record in parts["train"]}),
+            "validation": len(made.phrasings.validation),
+            "test": len(made.phrasings.test),
+            "training phrasings left out as too near": len(made.phrasings.left_out),
+        },
+        "similarity_of_test_to_training": {
+            "median": made.similarity.median(),
+            "highest": made.similarity.highest(),
+            "share_from_0.8": sum(similarity >= 0.8 for similarity, _, _ in nearest) / len(nearest),
+            "limit_of_added_phrasings": made.phrasings.limit,
+        },
+        "similarity_of_each_test_skeleton": {text: similarity for similarity, _, text in nearest},
+        "nearest": [{"test": text, "training": other, "similarity": ratio} for ratio, other, text in nearest],
+        "test_words_not_in_training": sorted(_words(parts["test"] + parts["extra_test"]) - _words(parts["train"])),
+    }
+
+
+def write_generated(seed: int, folder: Path) -> None:
+    """Write `examples.jsonl` (the 854) and `extra_test.jsonl` in the plan's input format.
+
+    Raises:
+        OSError: the folder cannot be made or the disk is full.
+    """
+    made = generate(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, records in (("examples", made.records), ("extra_test", made.extra_test)):
+        write_atomically(folder / f"{name}.jsonl", to_json_lines(records))
+
+
+def _count_subset(parts: Mapping[str, Sequence[Record]], tools: Sequence[str]) -> dict[str, int]:
+    """Examples of each part that use only these tools; and all calls of these tools, the plan's figure."""
+    counts = {
+        part: sum({call["tool"] for call in record["tool_calls"]} <= set(tools) for record in records)
+        for part, records in parts.items()
+    }
+    return {"calls": sum(CALLS_PER_TOOL[tool] for tool in tools), **counts}
+
+
+def _words(records: Sequence[Record]) -> set[str]:
+    return {word for r in records for word in re.findall(r"[a-z']{2,}", request_skeleton(r["instruction"]))}

@@ -1,16 +1,16 @@
 """Which training phrasings may be used: none too near to a phrasing that is held out for test or validation.
 
-All training phrasings, the pool's own and the added ones alike, are ranked by their similarity to the nearest held-out
-phrasing; the farthest are kept, as many as leave the test phrasings far enough from training.
+The phrasings added for training are ranked by their similarity to the nearest held-out phrasing; the farthest are used,
+as many as leave the test phrasings far enough from training: half of them at most 0.65 near, none above 0.90.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 
 from launcher.data.pool import Phrasing, load_training, split_pool
 from launcher.data.skeleton import NearestSkeletons, nearest, replace_values, skeleton
@@ -28,7 +28,7 @@ NOT_HELD_OUT = "yaze_debugger.assemble"
 class PhrasingChoice:
     """The phrasings of each part under one data seed.
 
-    `limit` is the similarity of the nearest training phrasing kept; `left_out` are the training phrasings above it.
+    `limit` is the similarity to a held-out phrasing up to which training phrasings were added; `left_out` did not fit.
     """
 
     train: tuple[Phrasing, ...]
@@ -40,29 +40,40 @@ class PhrasingChoice:
 
 @cache
 def choose_phrasings(seed: int) -> PhrasingChoice:
-    """Split the pool by the data seed, add the training phrasings, and leave out what is too near to a held-out one.
+    """Split the pool by the data seed, add training phrasings, and leave out those too near to a held-out phrasing.
+
+    The pool's own training phrasings stay, unless the split of this seed has put them too near to its test phrasings.
 
     Raises:
         LauncherError: the pool is not the committed one.
     """
     parts = split_pool(seed)
-    held_out = {part: tuple(p for p in parts[part] if p.kind != NOT_HELD_OUT) for part in ("test", "validation")}
-    shapes = [phrasing_skeleton(p) for part in ("test", "validation") for p in held_out[part]]
-    ranked = sorted((nearest(phrasing_skeleton(p), shapes), p.id, p) for p in (*parts["train"], *load_training()))
-    distances = NearestSkeletons(phrasing_skeleton(p) for p in held_out["test"])
-    kept: list[Phrasing] = []
-    limit = 0.0
-    for level, group in groupby(ranked, key=lambda entry: entry[0]):
-        phrasings = [phrasing for _, _, phrasing in group]
-        for phrasing in phrasings:
-            distances.add(phrasing_skeleton(phrasing))
-        if level > MAX_SIMILARITY or distances.median() > MAX_MEDIAN_SIMILARITY:
+    test, validation = (tuple(p for p in parts[part] if p.kind != NOT_HELD_OUT) for part in ("test", "validation"))
+    candidates = list(load_training())
+    kept = list(parts["train"])
+    distances = NearestSkeletons(phrasing_skeleton(phrasing) for phrasing in test)
+    for phrasing in kept:
+        distances.add(phrasing_skeleton(phrasing))
+    if not _is_far_enough(distances):
+        candidates, kept = kept + candidates, []
+        distances = NearestSkeletons(phrasing_skeleton(phrasing) for phrasing in test)
+    # Equally near ones in random order, so that no kind of request is cut before the others.
+    random.Random(f"guard-{seed}").shuffle(candidates)
+    held_out = [phrasing_skeleton(phrasing) for phrasing in (*test, *validation)]
+    ranked = sorted(((nearest(phrasing_skeleton(p), held_out), p) for p in candidates), key=lambda entry: entry[0])
+    limit, fitting = 0.0, 0
+    for similarity, phrasing in ranked:
+        distances.add(phrasing_skeleton(phrasing))
+        if not _is_far_enough(distances):
             break
-        kept += phrasings
-        limit = level
-    chosen = set(kept)
-    left_out = tuple(p for _, _, p in ranked if p not in chosen)
-    return PhrasingChoice(tuple(kept), held_out["validation"], held_out["test"], left_out, limit)
+        limit, fitting = similarity, fitting + 1
+    chosen = [phrasing for _, phrasing in ranked[:fitting]]
+    left_out = tuple(phrasing for _, phrasing in ranked[fitting:])
+    return PhrasingChoice((*kept, *chosen), validation, test, left_out, limit)
+
+
+def _is_far_enough(distances: NearestSkeletons) -> bool:
+    return distances.median() <= MAX_MEDIAN_SIMILARITY and distances.highest() <= MAX_SIMILARITY
 
 
 def measure_similarity(test: Iterable[Phrasing], train_shapes: Iterable[str]) -> NearestSkeletons:
@@ -74,11 +85,10 @@ def measure_similarity(test: Iterable[Phrasing], train_shapes: Iterable[str]) ->
     distances = NearestSkeletons(phrasing_skeleton(phrasing) for phrasing in test)
     for shape in sorted(train_shapes):
         distances.add(shape)
-    median, highest = distances.median(), max(distances.similarities(), default=0.0)
-    if median > MAX_MEDIAN_SIMILARITY or highest > MAX_SIMILARITY:
+    if not _is_far_enough(distances):
         raise LauncherError(
-            f"test requests are too near to training requests: median similarity {median:.2f} "
-            f"(at most {MAX_MEDIAN_SIMILARITY}), highest {highest:.2f} (at most {MAX_SIMILARITY})"
+            f"test requests are too near to training requests: median similarity {distances.median():.2f} "
+            f"(at most {MAX_MEDIAN_SIMILARITY}), highest {distances.highest():.2f} (at most {MAX_SIMILARITY})"
         )
     return distances
 

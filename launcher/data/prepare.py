@@ -120,8 +120,7 @@ def _generated(
         part: tuple(example_from_record(record, f"{BUILTIN}: {part}", None) for record in rows)
         for part, rows in records.items()
     }
-    similarities = made.similarity.similarities()
-    nearness = {"median": made.similarity.median(), "max": max(similarities, default=0.0)}
+    nearness = {"median": made.similarity.median(), "max": made.similarity.highest()}
     return parts, {"generated": {"sha256": made.sha256, "similarity_to_training": nearness}}
 
 

@@ -70,6 +70,10 @@ class NearestSkeletons:
         ascending = self.similarities()
         return ascending[len(ascending) // 2] if ascending else 0.0
 
+    def highest(self) -> float:
+        """The similarity of the held-out skeleton that is nearest to training; 0 where nothing is held out."""
+        return max(self.similarities(), default=0.0)
+
 
 def _bound(one: frozenset[tuple[str, int]], other: frozenset[tuple[str, int]]) -> float:
     """Words in common, in whatever order, bound the ratio from above; much cheaper than the ratio itself."""

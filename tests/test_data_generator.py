@@ -190,7 +190,7 @@ def test_every_call_is_one_the_tools_accept():
 
 
 def test_what_a_request_states_is_in_its_calls():
-    """Addresses and file names of a request come back in its calls, `$7E00` as `0x7E00`; symbols as what they stand for."""
+    """Addresses and files of a request come back in its calls, `$7E00` as `0x7E00`; symbols as what they stand for."""
     for record in generate(0).records:
         text = record["instruction"]
         values = {str(value) for call in record["tool_calls"] for value in call["parameters"].values()}

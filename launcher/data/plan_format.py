@@ -111,8 +111,8 @@ def record_from_example(example: ToolExample) -> dict[str, Any]:
 
 
 def to_json_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records as JSON, one a line: the form in which they are written and hashed."""
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Records as JSON in plain ASCII, one a line: the form in which they are written and hashed."""
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def write_plan_examples(path: str | Path, examples: Iterable[ToolExample]) -> None:

@@ -49,7 +49,7 @@ def plan_run(spec: JobSpec, preset: str | None) -> PlannedRun:
 
 def refuse_oversized_model(spec: JobSpec) -> None:
     """Raise Refused when the weights alone would not fit the memory of this machine."""
-    needed = weights_gib(spec.model.id, spec.method.kind)
+    needed = weights_gib(spec.model.id, spec.method.kind, spec.train.precision)
     if needed is None:
         return
     total = psutil.virtual_memory().total / 2**30

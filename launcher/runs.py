@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import BadInput
-from launcher.rundir import RunFolder, list_runs
+from launcher.rundir import RunFolder, RunState, list_runs
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
     from rich.text import Text
 
 METRICS = ("exact_match", "tool_accuracy", "parameter_f1", "validity", "execution_rate")
@@ -99,29 +99,33 @@ def _number(value: Any) -> float | None:
     return value if is_number else None
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of `list_run_rows` for the terminal: base to tuned on the extra test set, spend, why it ended."""
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """The rows of `list_run_rows` for a terminal of 80 columns: a table, and below it why runs did not finish."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for name in ("exact match", "tool accuracy", "parameter F1", "small test", "usd"):
+    for name in ("exact match", "tools", "F1", "small test", "usd"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why it ended", overflow="fold")
+    reasons = []
     for row in rows:
+        style = STATE_STYLE.get(row["state"], "")
         table.add_row(
             Text(row["id"]),
-            Text(row["state"], STATE_STYLE.get(row["state"], "")),
+            Text(row["state"], style),
             _gain(row["base"], row["tuned"], "exact_match"),
             _share(row["tuned"], "tool_accuracy"),
             _share(row["tuned"], "parameter_f1"),
             _gain(row["base_small"], row["tuned_small"], "exact_match"),
             UNKNOWN if row["usd"] is None else f"{row['usd']:.4f}",
-            Text(str(row["error"] or row["stop_reason"] or "")),
         )
-    return table
+        reason = row["error"] or row["stop_reason"]
+        if reason and row["state"] != "succeeded":
+            reasons.append(Text.assemble((f"{row['id']}: ", style), str(reason)))
+    return Group(table, *reasons)
 
 
 def _share(metrics: Mapping[str, float | None] | None, name: str) -> str:

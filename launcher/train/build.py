@@ -18,7 +18,7 @@ from launcher.train.dataset import build_dataset
 from launcher.train.mask_audit import MaskAudit
 from launcher.train.model import lora_config
 from launcher.train.trainer import ToolCallTrainer
-from launcher.train.worst_case import largest_micro_batch, worst_case_step
+from launcher.train.worst_case import largest_micro_batch, use_micro_batch, worst_case_step
 
 
 def training_arguments(spec: JobSpec, schedule: Schedule, folder: RunFolder) -> SFTConfig:
@@ -122,8 +122,5 @@ def fit_micro_batch(trainer: ToolCallTrainer, spec: JobSpec, schedule: Schedule,
         worst_case_step(trainer, audit.longest_row, schedule.micro_batch)
         return
     candidates = [schedule.micro_batch, *schedule.smaller_micro_batches]
-    fitting = schedule.with_micro_batch(largest_micro_batch(trainer, audit.longest_row, candidates))
-    trainer.args.per_device_train_batch_size = fitting.micro_batch
-    trainer.args.gradient_accumulation_steps = fitting.accumulation
-    trainer.accelerator.gradient_accumulation_steps = fitting.accumulation
-    trainer._train_batch_size = fitting.micro_batch  # transformers copies the argument when it is built
+    fitting = schedule.with_micro_batch(largest_micro_batch(trainer, audit.longest_row, candidates).micro_batch)
+    use_micro_batch(trainer, fitting.micro_batch, fitting.accumulation)

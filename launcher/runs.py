@@ -123,7 +123,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Group:
             UNKNOWN if row["usd"] is None else f"{row['usd']:.4f}",
         )
         reason = row["error"] or row["stop_reason"]
-        if reason and row["state"] != "succeeded":
+        if reason and row["state"] != RunState.SUCCEEDED:
             reasons.append(Text.assemble((f"{row['id']}: ", style), str(reason)))
     return Group(table, *reasons)
 

@@ -45,6 +45,15 @@ def test_a_finished_run_with_both_evaluations(tmp_path):
     text = shown([row])
     assert "0.01 → 0.80" in text
     assert "0.0123" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_run_that_did_not_finish_says_why(tmp_path):
+    make_run(tmp_path, state=RunState.STOPPED, stop_reason="deadline: 6 h are over")
+    make_run(tmp_path, "veran-2", state=RunState.FAILED, error="no weights [there]")
+    text = shown(list_run_rows(tmp_path))
+    assert "veran-1: deadline: 6 h are over" in text
+    assert "veran-2: no weights [there]" in text
 
 
 def test_what_is_not_known_is_null_and_the_rows_are_json(tmp_path):

@@ -324,6 +324,11 @@ def test_any_json_becomes_facts_and_a_table():
     assert table.rows == (("train", ("2", "2")), ("test", ("1", "–")))
     assert table.facts == (("seed", "0"), ("hash", "abababababab…"))
     assert fact_table({}).rows == ()
+    assert fact_table({"faults": [], "tools": ["a", "b"], "argv": ["x" * 300]}).facts == (
+        ("faults", "none"),
+        ("tools", "a, b"),
+        ("argv", "1 in all"),
+    )
     assert fact_table({"train": {"n": 1}, "test": {"n": 2}}).rows == (("train", ("1",)), ("test", ("2",)))
 
 

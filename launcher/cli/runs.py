@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 
 from launcher.cli.jobs import DEFAULT_RUNS_DIR, AsJson, RunsDir
+from launcher.errors import BadInput
 from launcher.rundir import RunFolder, list_runs
 
 
@@ -42,7 +44,8 @@ def report(
 
     groups: dict[str, list[RunFolder]] = {}
     for folder in list_runs(runs_dir):
-        groups.setdefault(folder.read_record().group, []).append(folder)
+        with contextlib.suppress(BadInput):  # a broken run keeps no other from its report; by its id it has its own
+            groups.setdefault(folder.read_record().group, []).append(folder)
     folders = [f for run_id in run_ids for f in groups.get(run_id) or [RunFolder.open(runs_dir, run_id)]]
     path = write_report(folders, out)
     Console(highlight=False).print(f"report: {path}", soft_wrap=True)

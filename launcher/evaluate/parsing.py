@@ -130,7 +130,8 @@ def _read_json(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as fault:
-        raise ValueError(f"not JSON ({fault.msg.lower()})") from None
+        reason = fault.msg.removesuffix(" at").removesuffix(" starting")  # where it is says nothing here
+        raise ValueError(f"not JSON ({reason.lower()})") from None
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels deep") from None
     if _is_deeper_than(value, DEEPEST):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LONGEST_LIST = 60  # characters; a longer list is shown as its length
+LONGEST_LIST = 200  # characters; a longer list is shown as its length
 HASH_DIGITS = 12
 
 
@@ -64,7 +64,7 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         text = ", ".join(map(str, value))
-        return text if text and len(text) <= LONGEST_LIST else str(len(value))
+        return (text or "none") if len(text) <= LONGEST_LIST else f"{len(value)} in all"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
     text = str(value)

@@ -68,7 +68,7 @@ def target(value: float | None, name: str) -> str:
         return f"{value:,.3g} ms" if value < 1000 else f"{value:,.0f} ms"
     if name == "usd_per_million_tokens":
         return usd(value)
-    return rate(value) if name == "tokens_per_second" else f"{value:.3g}"
+    return rate(value) if name == "tokens_per_second" else f"{value:.3f}".removesuffix("0")
 
 
 def metric_title(name: str) -> str:

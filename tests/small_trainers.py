@@ -97,16 +97,17 @@ def tiny_trainer(
     dataset: Dataset | None = None,
     trainer_class: type[SFTTrainer] = SFTTrainer,
     trainer_options: dict[str, Any] | None = None,
+    adapters: bool = True,
     **arguments: Any,
 ) -> SFTTrainer:
-    """A trainer with adapters on the examples above, or on the dataset given."""
+    """A trainer on the examples above, or on the dataset given."""
     tokenizer = tokenizer or tiny_tokenizer()
     return trainer_class(
         model=model,
         args=tiny_arguments(folder, **arguments),
         train_dataset=dataset if dataset is not None else build_dataset(EXAMPLES, SYSTEM_PROMPT, None, tokenizer),
         processing_class=tokenizer,
-        peft_config=tiny_lora(),
+        peft_config=tiny_lora() if adapters else None,
         **(trainer_options or {}),
     )
 

@@ -192,7 +192,7 @@ class Tally:
         )
 
     def _in_words(self, reason: str, count: int, kept: int) -> str:
-        place = self.first_places[reason]
+        place = self.first_places[reason].replace("\n", "\\n")
         shown = place if len(place) <= EXCERPT else f"{place[:EXCERPT]}..."
         return f"{reason} ({count} of {kept} rows{', the first: ' if shown else ''}{shown})"
 

@@ -21,7 +21,7 @@ IGNORED = -100  # the label of a token that is not trained
 SHOWN_TOKENS = 16
 
 NOTHING_TRAINED = "no token is trained"
-ALL_TRAINED = "every token is trained, the prompt too (is assistant_only_loss off?)"
+ALL_TRAINED = "every token is trained, the prompt too: assistant_only_loss is off, or the template marks every turn"
 PROMPT_TRAINED = "part of the prompt is trained"
 START_UNTRAINED = "the beginning of the answer is not trained"
 HOLES = "tokens inside the answer are not trained"

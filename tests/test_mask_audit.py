@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,20 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from launcher.data.chat import to_messages
 from launcher.data.examples import ToolCall, ToolExample
+from launcher.data.prepare import prepare_job
 from launcher.errors import BadInput, Refused
 from launcher.evaluate.generate import stop_tokens
 from launcher.evaluate.parsing import parse_calls
+from launcher.job import load_job
 from launcher.train import mask_audit, mask_rows
+from launcher.train.audit_job import audit_job
 from launcher.train.dataset import arguments_form, build_dataset, call_bodies, training_template
 from launcher.train.mask_audit import MaskAudit, audit_masks, check_masks
+from tests.conftest import ROOT
 from tests.small_trainers import (
     EXAMPLES,
     SYSTEM_PROMPT,
+    TINY_BASE,
     TOOL_NAMES,
     TOOLS,
     tiny_model,
@@ -354,3 +360,27 @@ def test_a_refusal_says_every_reason(sound: SFTTrainer) -> None:
     assert caught.value.exit_code == 3
     assert str(caught.value).splitlines() == [f"mask audit: {fault}" for fault in bad.faults]
     assert len(bad.faults) > 1
+
+
+# --- whole jobs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("job", "name"), [("veran-tools", "qwen2_5"), ("nayru-editor", "qwen3_instruct_2507")])
+def test_a_shipped_job_passes_as_it_would_be_rented(tmp_path: Path, job: str, name: str) -> None:
+    """Full system prompt, tools in the prompt, bf16: only the tokenizer's vocabulary is the tiny one."""
+    base = tmp_path / "base"
+    shutil.copytree(TINY_BASE, base)
+    (base / "chat_template.jinja").write_text(str(template_of(name)), encoding="utf-8")
+    spec = load_job(ROOT / "jobs" / f"{job}.yaml")
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"id": str(base)})})
+    audited = audit_job(spec, prepare_job(spec))
+    assert audited.rows_kept == audited.rows_given > 200
+    assert audited.notes == ()
+    assert '"name": "' in audited.sample_context and spec.system_prompt_text() in audited.sample_context
+
+
+def test_a_job_whose_prompts_do_not_fit_is_refused() -> None:
+    spec = load_job(ROOT / "jobs" / "veran-tools.yaml", "tiny")
+    short = spec.model_copy(update={"train": spec.train.model_copy(update={"max_length": 60})})
+    with pytest.raises(Refused, match="do not fit max_length 60"):
+        audit_job(short, prepare_job(short))

@@ -26,10 +26,12 @@ def main() -> None:
     alone = child_json("benchmarks.makespan", "one-after-another")
     cores = psutil.cpu_count(logical=True) or 1
     floor = together["cpu_seconds"] / cores
-    print(f"makespan of three at once, {STEPS} steps each")
-    print(f"  three at once           {together['makespan_s']:7.1f} s")
-    print(f"  one after another       {alone['makespan_s']:7.1f} s   at once / this: {together['makespan_s'] / alone['makespan_s']:.2f}x")
-    print(f"  total work / {cores} cores    {floor:7.1f} s   at once / this: {together['makespan_s'] / floor:.2f}x   aim ≤ 1.10x")
+    print(f"makespan of three at once, {STEPS} steps each: {together['makespan_s']:.1f} s")
+    for name, seconds, aim in (
+        ("one after another", alone["makespan_s"], ""),
+        (f"total work / {cores} cores", floor, "   aim ≤ 1.10x"),
+    ):
+        print(f"  {name:<22}{seconds:8.1f} s   at once / this: {together['makespan_s'] / seconds:.2f}x{aim}")
 
 
 def measure_here(together: bool) -> dict[str, float]:
@@ -48,12 +50,13 @@ def measure_here(together: bool) -> dict[str, float]:
         specs = [shorter(load_job(Path(f"jobs/{name}.yaml"), "tiny")) for name in JOBS]
         runs = create_runs([plan_run(spec, "tiny") for spec in specs], Path(folder), "benchmark")
         groups = [runs] if together else [[run] for run in runs]
-        makespan, began = 0.0, 0.0
+        makespan = 0.0
         for group in groups:
             requests = [JobRequest(run.path, gpus=1) for run in group]
-            began = time.perf_counter()
             first_poll: list[float] = []
-            run_in_parallel(requests, group[0].path, lambda p=first_poll: p.append(time.perf_counter()), lambda reason: None)
+            run_in_parallel(
+                requests, group[0].path, lambda p=first_poll: p.append(time.perf_counter()), lambda reason: None
+            )
             # The first poll comes half a second after the tasks were submitted: Ray is up by then.
             makespan += first_poll[-1] - first_poll[0] + 0.5
         cpu = sum(_cpu_seconds(run.path) for run in runs)

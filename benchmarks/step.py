@@ -81,7 +81,10 @@ def _trainer(folder: Path, stock: bool) -> tuple[Any, Any]:
     if stock:
         args = trainer.args
         trainer = SFTTrainer(
-            model=trainer.model, args=args, train_dataset=trainer.train_dataset, processing_class=trainer.processing_class
+            model=trainer.model,
+            args=args,
+            train_dataset=trainer.train_dataset,
+            processing_class=trainer.processing_class,
         )
     trainer.args.max_steps = STEPS
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"

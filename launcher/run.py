@@ -15,7 +15,7 @@ from launcher.data.prepare import PreparedData, prepare_job, write_prepared
 from launcher.errors import BadInput, Refused
 from launcher.job import JobSpec
 from launcher.models import weights_gib
-from launcher.rundir import RunFolder, RunRecord, RunState, list_runs, new_group_id, now_iso
+from launcher.rundir import RunFolder, RunRecord, RunState, group_members, new_group_id, now_iso
 from launcher.schedule import plan_schedule
 
 Watch = Callable[[Sequence[RunFolder]], None]
@@ -112,7 +112,7 @@ def train_runs(folders: Sequence[RunFolder], watch: Watch, resume: bool = False)
 
     requests = []
     for folder in folders:
-        spec = read_spec(folder)
+        spec = folder.read_spec()
         folder.stop_file.unlink(missing_ok=True)
         requests.append(JobRequest(folder.path, spec.resources.gpus, resume))
 
@@ -134,20 +134,12 @@ def settle(folder: RunFolder, why_worker_died: str | None) -> None:
     record = folder.read_record()
     if record.state in (RunState.SUCCEEDED, RunState.STOPPED, RunState.FAILED):
         return
-    deadline = folder.read_json(folder.path / "deadline.json")
+    deadline = folder.read_json(folder.deadline_file)
     if deadline is not None:
         folder.update_record(state=RunState.STOPPED, stop_reason=deadline["reason"], ended_at=now_iso())
     else:
         error = why_worker_died or "its process ended without a word"
         folder.update_record(state=RunState.FAILED, error=error, ended_at=now_iso())
-
-
-def read_spec(folder: RunFolder) -> JobSpec:
-    """The resolved spec a run was started with."""
-    raw = folder.read_json(folder.spec_file)
-    if raw is None:
-        raise BadInput(f"{folder.spec_file}: missing; the run was never started properly, start a new one")
-    return JobSpec.from_resolved(raw)
 
 
 def runs_to_resume(runs_dir: Path, run_or_group: str) -> list[RunFolder]:
@@ -156,8 +148,7 @@ def runs_to_resume(runs_dir: Path, run_or_group: str) -> list[RunFolder]:
     Raises:
         BadInput: there is no such run, or it is running, or it has nothing left to do.
     """
-    members = [f for f in list_runs(runs_dir) if f.read_record().group == run_or_group]
-    folders = members or [RunFolder.open(runs_dir, run_or_group)]
+    folders = group_members(runs_dir, run_or_group) or [RunFolder.open(runs_dir, run_or_group)]
     resumable = []
     for folder in folders:
         record = folder.read_record()

@@ -19,6 +19,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from launcher.errors import BadInput
+from launcher.job import JobSpec
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -87,6 +88,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it unreadable for others, and reports are shared
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -112,6 +114,7 @@ class RunFolder:
         self.report_file = self.path / "report.html"
         self.summary_file = self.path / "report.md"
         self.stop_file = self.path / "stop-requested"
+        self.deadline_file = self.path / "deadline.json"
         self.data_dir = self.path / "data"
         self.adapter_dir = self.path / "adapter"
         self.checkpoints_dir = self.path / "checkpoints"
@@ -165,6 +168,17 @@ class RunFolder:
         if record.pid is not None and not record.state.is_final and not self._is_alive(record):
             return dataclasses.replace(record, state=RunState.LOST)
         return record
+
+    def read_spec(self) -> JobSpec:
+        """The resolved spec the run was started with.
+
+        Raises:
+            BadInput: it is missing or damaged.
+        """
+        raw = self.read_json(self.spec_file)
+        if raw is None:
+            raise BadInput(f"{self.spec_file}: missing; the run was never started properly, start a new one")
+        return JobSpec.from_resolved(raw, str(self.spec_file))
 
     def write_record(self, record: RunRecord) -> None:
         write_atomically(self.record_file, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
@@ -236,3 +250,15 @@ def list_runs(runs_dir: Path) -> Iterator[RunFolder]:
         return
     folders = [RunFolder(p) for p in runs_dir.iterdir() if (p / "run.json").is_file()]
     yield from sorted(folders, key=lambda folder: (folder.path.stat().st_ctime, folder.id))
+
+
+def group_members(runs_dir: Path, group: str) -> list[RunFolder]:
+    """The runs of a group; folders with a damaged record belong to none."""
+    members = []
+    for folder in list_runs(runs_dir):
+        try:
+            if folder.read_record().group == group:
+                members.append(folder)
+        except BadInput:
+            continue
+    return members

@@ -28,7 +28,14 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     def check(*arguments: object, code: int = 2) -> str:
         runs_dir = tmp_path / "runs"
         before = sorted(runs_dir.rglob("*"))
-        assert run([*map(str, arguments), "--runs-dir", str(runs_dir)] if arguments[0] in RUN_VERBS else [*map(str, arguments)]) == code
+        assert (
+            run(
+                [*map(str, arguments), "--runs-dir", str(runs_dir)]
+                if arguments[0] in RUN_VERBS
+                else [*map(str, arguments)]
+            )
+            == code
+        )
         said = capsys.readouterr()
         assert said.out == ""
         assert "Traceback" not in said.err

@@ -41,7 +41,11 @@ FLOORS = {
     "ray_jobs": 5,
 }
 # Pairs of one floor that may not import each other, in this direction.
-NOT_SIDEWAYS = {("launcher.data", "launcher.cost"), ("launcher.cost", "launcher.data"), ("launcher.evaluate", "launcher.train")}
+NOT_SIDEWAYS = {
+    ("launcher.data", "launcher.cost"),
+    ("launcher.cost", "launcher.data"),
+    ("launcher.evaluate", "launcher.train"),
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -125,13 +129,17 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_sky_and_jobs_are_data() -> None:
     assert not list((ROOT / "sky").rglob("*.py"))
     assert not list((ROOT / "jobs").rglob("*.py"))
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]["find"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"][
+        "find"
+    ]
     assert packages["include"] == ["launcher*", "ray_jobs*"]
 
 
 def test_no_committed_file_names_this_machine() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
-    texts = [p for p in listed if p and Path(p.decode()).suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".lock", ".json"}]
+    texts = [
+        p for p in listed if p and Path(p.decode()).suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".lock", ".json"}
+    ]
     for name in texts:
         text = (ROOT / name.decode()).read_text(encoding="utf-8")
         for folder in ("/opt/" + "wheels", "/opt/" + "pypi", "/work/" + "main"):

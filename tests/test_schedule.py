@@ -63,9 +63,7 @@ def test_steps_points_and_warm_up_are_those_of_the_installed_trainer() -> None:
         args = SimpleNamespace(
             max_steps=-1, num_train_epochs=epochs, gradient_accumulation_steps=accumulation, warmup_steps=0.07
         )
-        trainer = SimpleNamespace(
-            get_total_train_batch_size=lambda args: 0, get_sp_size=lambda: 1, num_examples=len
-        )
+        trainer = SimpleNamespace(get_total_train_batch_size=lambda args: 0, get_sp_size=lambda: 1, num_examples=len)
         loader = range(math.ceil(examples / batch))
         _, steps_per_epoch, *_, max_steps = Trainer.set_initial_training_values(trainer, args, loader)
         assert (ours.steps_per_epoch, ours.optimizer_steps) == (steps_per_epoch, max_steps)

@@ -61,8 +61,9 @@ def little_memory(extra_bytes: int) -> Iterator[None]:
             "gradient_accumulation_steps": 2,
             "per_device_train_batch_size": 2,
         },
+        {"adapters": False, "max_steps": 2},
     ],
-    ids=["fp32", "bf16, checkpointing, accumulation"],
+    ids=["fp32", "bf16, checkpointing, accumulation", "all weights"],
 )
 def test_the_curve_is_the_same_with_and_without_it(tmp_path: Path, arguments: dict[str, Any]) -> None:
     without, with_probe = new_trainer(tmp_path / "a", **arguments), new_trainer(tmp_path / "b", **arguments)

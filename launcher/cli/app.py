@@ -7,13 +7,12 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
 from launcher import __version__
 from launcher.cli import data, jobs, runs
-from launcher.errors import Interrupted, LauncherError
+from launcher.errors import LauncherError
 
 app = typer.Typer(
     name="launcher",
@@ -37,7 +36,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if debug:
@@ -54,24 +55,16 @@ def run(arguments: list[str]) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="launcher", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        command.main(arguments, prog_name="launcher")
     except LauncherError as fault:
         if os.environ.get("LAUNCHER_DEBUG"):
             traceback.print_exc()
         for line in str(fault).splitlines():
             console.print(f"[bold red]error:[/] {_escape(line)}")
         return fault.exit_code
-    except click.ClickException as fault:
-        fault.show()
-        return fault.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        console.print("[bold yellow]interrupted[/]")
-        return Interrupted.exit_code
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as done:  # typer has printed its own errors (exit code 2) and its help by now
+        return done.code if isinstance(done.code, int) else int(bool(done.code))
+    return 0
 
 
 def _escape(text: str) -> str:

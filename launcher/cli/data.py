@@ -24,7 +24,9 @@ def _data() -> None:
 @app.command()
 def generate(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for examples.jsonl and extra_test.jsonl.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Data seed: which phrasings are held out, which values.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Data seed: which phrasings are held out, which values.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Make the specialists plan's 854 examples, and say how far their test phrasings are from training."""

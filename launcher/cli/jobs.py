@@ -60,9 +60,13 @@ def run(
         str | None, typer.Option("--preset", help="Named overrides; `none` for the job as written.")
     ] = LOCAL_PRESET,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
-    name: Annotated[str | None, typer.Option("--name", help="Name of this group of runs; a time stamp if left out.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of this group of runs; a time stamp if left out.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Training seed, in place of the job's.")] = None,
-    data_seed: Annotated[int | None, typer.Option("--data-seed", min=0, help="Data seed, in place of the job's.")] = None,
+    data_seed: Annotated[
+        int | None, typer.Option("--data-seed", min=0, help="Data seed, in place of the job's.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune one job or several at once, evaluate base and tuned, and write a report."""

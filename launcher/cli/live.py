@@ -12,16 +12,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from launcher.rundir import RunFolder, RunState
+from launcher.rundir import RunFolder
+from launcher.runs import STATE_STYLE
 
 PLAIN_INTERVAL_SECONDS = 15.0  # between two blocks of lines where the output is no terminal
-STATE_STYLE = {
-    RunState.RUNNING: "cyan",
-    RunState.SUCCEEDED: "green",
-    RunState.STOPPED: "yellow",
-    RunState.FAILED: "red",
-    RunState.LOST: "red",
-}
 
 
 def jobs_table(folders: Sequence[RunFolder]) -> Table:
@@ -70,7 +64,7 @@ def _duration(seconds: float | None) -> str:
 
 @contextmanager
 def watching(console: Console) -> Iterator[Callable[[Sequence[RunFolder]], None]]:
-    """Give a function that shows the state of runs each time it is called: a live table, or plain lines now and then."""
+    """Give a function that shows the state of runs when called: a live table, or plain lines now and then."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             yield lambda folders: live.update(jobs_table(folders))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,7 @@ import typer
 from rich.console import Console
 
 from launcher.cli.jobs import DEFAULT_RUNS_DIR, AsJson, RunsDir
-from launcher.errors import BadInput
-from launcher.rundir import RunFolder, list_runs
+from launcher.rundir import RunFolder, group_members
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -42,10 +40,6 @@ def report(
     """Write report.html and report.md for one run or several side by side."""
     from launcher.report import write_report
 
-    groups: dict[str, list[RunFolder]] = {}
-    for folder in list_runs(runs_dir):
-        with contextlib.suppress(BadInput):  # a broken run keeps no other from its report; by its id it has its own
-            groups.setdefault(folder.read_record().group, []).append(folder)
-    folders = [f for run_id in run_ids for f in groups.get(run_id) or [RunFolder.open(runs_dir, run_id)]]
+    folders = [f for i in run_ids for f in group_members(runs_dir, i) or [RunFolder.open(runs_dir, i)]]
     path = write_report(folders, out)
     Console(highlight=False).print(f"report: {path}", soft_wrap=True)

@@ -42,7 +42,8 @@ ROLES = {
 }
 # Canonical verb -> everyday words for it: what a pretrained base knows of English.
 SYNONYMS = {
-    "read": "read show display print view get fetch dump inspect examine peek retrieve list see describe check report summarize",
+    "read": "read show display print view get fetch dump inspect examine peek retrieve list see describe check report "
+    "summarize",
     "write": "write set store put poke change modify update overwrite patch force make adjust",
     "export": "export extract save rip pull unpack take download output backup",
     "import": "import insert load replace bring reinsert apply add upload restore put update use",
@@ -95,7 +96,43 @@ CONNECTORS = (
     ", and ",
 )
 STOP_WORDS = frozenset(
-    ["and", "all", "any", "are", "as", "at", "by", "for", "from", "in", "is", "into", "it", "me", "my", "no", "not", "of", "on", "or", "so", "than", "that", "the", "then", "there", "this", "to", "up", "with", "you", "your", "be", "can", "i"]
+    [
+        "and",
+        "all",
+        "any",
+        "are",
+        "as",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "into",
+        "it",
+        "me",
+        "my",
+        "no",
+        "not",
+        "of",
+        "on",
+        "or",
+        "so",
+        "than",
+        "that",
+        "the",
+        "then",
+        "there",
+        "this",
+        "to",
+        "up",
+        "with",
+        "you",
+        "your",
+        "be",
+        "can",
+        "i",
+    ]
 )
 VALUE_KINDS = ("hex", "hex", "hex", "int", "int", "path", "path", "word", "word", "code")
 FACT_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 20, 100)
@@ -183,7 +220,7 @@ class Writer:
     # --- kinds of documents --------------------------------------------------------------------------------------
 
     def _signature(self) -> Document:
-        """The system prompt lists tools with their arguments; the request names one and gives its values in any order."""
+        """The system prompt lists tools with arguments; the request names one and gives its values in any order."""
         rng = self.rng
         tools = {}
         for _ in range(rng.choice((1, 2, 2, 3))):
@@ -289,7 +326,8 @@ class Writer:
 
     def _arguments(self, number: int, source: str | None = None) -> tuple[list[str], dict[str, object]]:
         """Values as said in a request, in any order, and as the call has them. `source` is known and not said."""
-        said, arguments = [], {}
+        said: list[str] = []
+        arguments: dict[str, object] = {}
         for key in self.rng.sample(list(ROLES), number):
             if key == "source" and source is not None:
                 arguments[key] = source

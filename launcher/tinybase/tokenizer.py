@@ -1,4 +1,4 @@
-"""The tiny base's tokenizer: byte-level BPE that spells a value the same way in a request and in JSON, and its template.
+"""The tiny base's tokenizer, byte-level BPE that spells a value alike in a request and in JSON, and its template.
 
 Each digit, each hex letter, `0x`, each run of JSON punctuation and each run of blanks is a piece of its own, and words
 do not swallow the blank before them. So copying a value into a call is copying tokens, which a tiny model can learn.

@@ -1,4 +1,4 @@
-"""From a job to its trainer: the spec's names turned into those of TRL and transformers, every default said outright."""
+"""From a job to its trainer: the spec's names turned into those of TRL and transformers, every default said."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from launcher.cost.budget import BudgetGuard, Stretch
-from launcher.cost.stopping import BestCheckpoint, DivergenceStop, Patience, StopDecision, ValueStop
+from launcher.cost.stopping import BestCheckpoint, DivergenceStop, Goal, Patience, StopDecision, ValueStop
 from launcher.errors import Interrupted
 from launcher.job import JobSpec
 from launcher.rundir import RunFolder
@@ -98,7 +98,7 @@ class RunCallback(TrainerCallback):
         self, spec: JobSpec, schedule: Schedule, folder: RunFolder, progress: Progress, tracker: Tracker
     ) -> None:
         rule = spec.early_stopping
-        goal = "min" if rule.metric == "loss" else "max"
+        goal: Goal = "min" if rule.metric == "loss" else "max"
         self.spec, self.schedule, self.folder, self.tracker = spec, schedule, folder, tracker
         self.progress, self.meter = progress, progress.meter
         self.patience = Patience(goal, rule.patience, rule.threshold, schedule.patience_from_step)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,18 @@ from launcher.train.trainer import ToolCallTrainer
 EVALUATED_PARTS = ("test", "extra_test")
 
 
-def finetune(folder: RunFolder, resume: bool = False) -> None:
+def finetune(folder: RunFolder, resume: bool = False, started_at: float | None = None) -> None:
     """Run one job in this process; what it did is in the run folder.
+
+    Args:
+        started_at: the first paid second, since the epoch; None: now.
 
     Raises:
         LauncherError: the job cannot run (bad masks, no memory, no usable checkpoint); the record says why.
     """
-    started_at = time.time()
+    started_at = started_at or time.time()
     with run_session(folder):
-        spec = JobSpec.from_resolved(folder.read_json(folder.spec_file))
+        spec = folder.read_spec()
         data = read_prepared(folder)
         schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
         meter = build_meter(spec, folder, started_at)
@@ -143,9 +146,9 @@ def evaluate(
     for part in EVALUATED_PARTS:
         examples = getattr(data, part)
 
-        def advance(done: int, said: str = f"{name} on {part}", total: int = len(examples)) -> None:
+        def advance(count: int) -> None:
             progress.raise_if_stop_requested()
-            progress.update("evaluating", note=f"{said}: {done}/{total}")
+            progress.update("evaluating")
 
         scores[part], rows = evaluate_part(
             trainer.accelerator.unwrap_model(trainer.model),

@@ -119,10 +119,11 @@ def own_ray(token_dir: Path, cpus: int) -> Iterator[None]:
 
 
 def _finetune_task(run_dir: str, resume: bool) -> None:
+    started_at = time.time()  # the imports below are paid for too
     from launcher.rundir import RunFolder
     from launcher.train.finetune import finetune
 
-    finetune(RunFolder(Path(run_dir)), resume=resume)
+    finetune(RunFolder(Path(run_dir)), resume, started_at)
 
 
 def run_in_parallel(

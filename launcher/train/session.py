@@ -23,7 +23,6 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "
 VARIABLES = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "CUDA_VISIBLE_DEVICES", "MALLOC_MMAP_THRESHOLD_")
 
 
-
 @contextmanager
 def run_session(folder: RunFolder) -> Iterator[None]:
     """Own the run folder while one job works in this process, and write down how it ended.
@@ -37,6 +36,7 @@ def run_session(folder: RunFolder) -> Iterator[None]:
         state=RunState.RUNNING, started_at=folder.read_record().started_at or now_iso(), ended_at=None,
         stop_reason=None, error=None, pid=me.pid, pid_created_at=me.create_time(),
     )  # fmt: skip
+    folder.deadline_file.unlink(missing_ok=True)  # of an earlier leg
     folder.write_json(folder.environment_file, describe_environment())
     with _output_to(folder.log_file):
         try:
@@ -94,7 +94,9 @@ def _processor_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _gpu_names() -> list[str]:

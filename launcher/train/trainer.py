@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` with three changes: a loss without per-step metrics, generation as evaluation, atomic checkpoints."""
+"""TRL's `SFTTrainer` with a loss without per-step metrics, generation as evaluation, and atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from launcher.errors import LauncherError
-from launcher.train.checkpoints import checkpoint_path, commit_checkpoint, save_failed
+from launcher.train.checkpoints import checkpoint_path, commit_checkpoint, explained_disk_faults
 
 MetricsFunction = Callable[[torch.nn.Module], dict[str, float]]
 
@@ -68,7 +66,9 @@ class ToolCallTrainer(SFTTrainer):
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any) -> torch.Tensor:
         """One micro-batch; adds its loss and tokens to those of the optimizer step."""
-        self.step_tokens += int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self.step_tokens += (
+            int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
+        )
         loss = super().training_step(model, inputs, *args)
         self.step_loss += loss.detach()
         return loss
@@ -104,13 +104,9 @@ class ToolCallTrainer(SFTTrainer):
         shutil.rmtree(self.saving_into, ignore_errors=True)
         written = self.saving_into / f"checkpoint-{step}"
         try:
-            Trainer._save_checkpoint(self, model, trial)
-            self.before_commit(written)
-        except OSError as fault:
-            raise save_failed(final, fault) from fault
-        except SafetensorError as fault:  # it wraps the operating system's error in a text
-            raise LauncherError(f"{final}: not saved ({fault}); older checkpoints are intact") from fault
-        else:
+            with explained_disk_faults(final):
+                Trainer._save_checkpoint(self, model, trial)
+                self.before_commit(written)
             commit_checkpoint(written, final, step)
         finally:
             shutil.rmtree(self.saving_into, ignore_errors=True)
@@ -118,4 +114,3 @@ class ToolCallTrainer(SFTTrainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.saving_into)
-

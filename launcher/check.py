@@ -31,6 +31,7 @@ def check_job(spec: JobSpec, preset: str | None) -> dict[str, Any]:
         f"one every {schedule.eval_steps} steps",
         f"masks: {audit.rows_kept} of {audit.rows_given} rows kept, {audit.trained_share:.0%} of tokens trained, "
         f"{audit.trained_min} to {audit.trained_max} a row",
+        *(f"note: {note}" for note in audit.notes),
         "nothing stands against it",
     ]
     return {"job": spec.name, "preset": preset, "examples": parts, "audit": audit.to_json(), "lines": lines}

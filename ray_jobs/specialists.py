@@ -13,9 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from launcher.cli.jobs import load_all
+from launcher.cli.jobs import load_all, wide_console
 from launcher.cli.live import watching
 from launcher.errors import Interrupted, LauncherError
 from launcher.run import create_runs, plan_run, train_runs
@@ -30,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--name", help="name of this group of runs")
     options = parser.parse_args(arguments)
-    console = Console(stderr=True, highlight=False)
+    console = wide_console(stderr=True)
     try:
         planned = [plan_run(spec, options.preset) for spec in load_all(options.jobs, options.preset)]
         folders = create_runs(planned, options.runs_dir, options.name)

@@ -42,7 +42,7 @@ def descendants_named(marker: str) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Three specialists at once, one of which cannot be trained: its rows are longer than its `max_length`."""
+    """Three specialists at once, as `launcher run` trains them, twelve steps each."""
     folder = tmp_path_factory.mktemp("group")
     preset = folder / "short.yaml"
     preset.write_text((ROOT / "tests/data/presets/short.yaml").read_text(encoding="utf-8"), encoding="utf-8")
@@ -51,7 +51,9 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
         shipped = ROOT / "jobs" / path.name
         text = shipped.read_text(encoding="utf-8").replace("extends: ", f"extends: {ROOT / 'jobs'}/")
         text = text.replace("file: prompts/", f"file: {ROOT / 'jobs'}/prompts/")
-        path.write_text(text + "\nevaluate: {extra_test_examples: 24, bootstrap_samples: 200}\n", encoding="utf-8")
+        # Twelve steps learn nothing, which patience would see.
+        changes = "evaluate: {extra_test_examples: 24, bootstrap_samples: 200}\nearly_stopping: {patience: null}\n"
+        path.write_text(f"{text}\n{changes}", encoding="utf-8")
     done = launcher("run", *jobs, "--local", "--preset", preset, "--runs-dir", folder / "runs", "--name", "g", "--json")
     return folder / "runs", done
 

@@ -18,6 +18,7 @@ from launcher.rundir import RunFolder, RunState
 
 DEFAULT_RUNS_DIR = Path("runs")
 LOCAL_PRESET = "tiny"
+PIPE_WIDTH = 120
 
 Job = Annotated[Path, typer.Argument(metavar="JOB", help="A job file, such as jobs/veran-tools.yaml.")]
 Jobs = Annotated[list[Path], typer.Argument(metavar="JOB...", help="Job files, such as jobs/veran-tools.yaml.")]
@@ -91,6 +92,12 @@ def resume(
     _train_and_report(runs_to_resume(runs_dir, run_id), resuming=True, as_json=as_json)
 
 
+def wide_console(stderr: bool = False) -> Console:
+    """A console whose tables keep all their columns where the output is a file or a pipe."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
 def load_all(jobs: Sequence[Path], preset: str | None) -> list[JobSpec]:
     """Load every job file, and report the faults of all of them together."""
     specs, faults = [], []
@@ -109,7 +116,7 @@ def _train_and_report(folders: Sequence[RunFolder], resuming: bool, as_json: boo
     from launcher.run import train_runs
     from launcher.runs import list_run_rows, results_table
 
-    console = Console(stderr=as_json, highlight=False)
+    console = wide_console(stderr=as_json)
     console.print(f"runs: {', '.join(folder.id for folder in folders)}", soft_wrap=True)
     interrupted = False
     with watching(console) as watch:

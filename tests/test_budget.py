@@ -205,11 +205,11 @@ def test_other_figures_that_cannot_be_are_refused(arguments: dict[str, float], f
         BudgetGuard(1.0, 1.0, **arguments)
 
 
-def test_the_default_reserve_is_half_a_minute_and_a_tenth_of_a_short_run() -> None:
+def test_the_default_reserve_is_half_a_minute_and_a_quarter_of_a_short_run() -> None:
     assert BudgetGuard(1.0, 1.0).reserve_s == 30.0
     short = BudgetGuard(1.0, 1.0, deadline_s=40.0)
-    assert short.reserve_s == pytest.approx(4.0)
-    assert short.grace_s == pytest.approx(2.0)  # a hung run is asked to end within the reserve
+    assert short.reserve_s == pytest.approx(10.0)
+    assert short.grace_s == pytest.approx(10 / 3)  # a hung run is asked to end within the reserve
 
 
 def test_earlier_legs_count() -> None:

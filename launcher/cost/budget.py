@@ -13,8 +13,9 @@ and the reserve still fit. What it promises, exactly (tests/test_budget.py holds
 
 So as long as what comes lasts no longer than the stated multiple of the longest seen plus the reserve, the spend stays
 at or under the cap. When one stretch lasts longer and the others keep to their multiple, the overshoot is at most what
-that one lasts beyond its multiple and the reserve, so less than that one stretch; and a process of its own ends it at
-`hard_stop_at_s` (launcher/train/deadline.py).
+that one lasts beyond its multiple and the reserve, so less than that one stretch. It does not come to that where a
+process of its own watches (launcher/train/deadline.py): it asks the run to end `grace_s` before `hard_stop_at_s`, and
+kills it there.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from launcher.errors import BadInput, Refused
 
 SECONDS_PER_HOUR = 3600.0
 MULTIPLE = 1.5
-# The reserve where none is stated: half a minute, but never more than a tenth of a short run.
+# The reserve where none is stated: half a minute, but never more than a quarter of a short run.
 RESERVE_S = 30.0
-RESERVE_SHARE = 0.1
+RESERVE_SHARE = 0.25
 GRACE_S = 10.0
 
 
@@ -52,7 +53,7 @@ class BudgetGuard:
         max_usd: the cap on the whole run.
         deadline_s: limit on the run's paid time; None: no limit.
         reserve_s: kept back for upload, tear-down and stretches that last longer than foreseen; None: half a minute,
-            at most a tenth of what cap and deadline allow.
+            at most a quarter of what cap and deadline allow.
         multiple: how many times the longest stretch so far the next one may last.
         first_s: how long the first stretch of a kind may last; None: as long as the reserve.
         spent_usd_before, elapsed_before_s: what earlier legs of a resumed run cost and lasted, where their price was
@@ -111,8 +112,8 @@ class BudgetGuard:
 
     @property
     def grace_s(self) -> float:
-        """How long before the hard stop a hung run is asked to end, so that it is over in time; half the reserve."""
-        return min(GRACE_S, self.reserve_s / 2)
+        """How long before the hard stop a hung run is asked to end, to be over in time; a third of the reserve."""
+        return min(GRACE_S, self.reserve_s / 3)
 
     @property
     def _left_s(self) -> float:

@@ -119,7 +119,7 @@ def hard_stop(spec: JobSpec, folder: RunFolder, meter: Meter) -> contextlib.Abst
         reason = f"budget: the cap of {guard.max_usd:g} usd was reached and training did not answer; ended from outside"
     else:
         reason = f"deadline: {guard.deadline_s:g} s passed and training did not answer; ended from outside"
-    return deadline_process(folder.path, meter.hard_stop_at, reason)
+    return deadline_process(folder.path, meter.hard_stop_at, reason, guard.grace_s)
 
 
 @contextlib.contextmanager

@@ -45,6 +45,10 @@ def run_session(folder: RunFolder) -> Iterator[None]:
             folder.update_record(state=RunState.STOPPED, stop_reason=str(stop), ended_at=now_iso())
         except BaseException as fault:
             traceback.print_exc()
+            ended = folder.read_json(folder.deadline_file)
+            if ended is not None:  # under Ray, the deadline process's SIGTERM is raised here as SystemExit
+                folder.update_record(state=RunState.STOPPED, stop_reason=ended["reason"], ended_at=now_iso())
+                raise
             error = str(fault) if isinstance(fault, LauncherError) else f"{type(fault).__name__}: {fault}"
             folder.update_record(state=RunState.FAILED, error=error, ended_at=now_iso())
             raise

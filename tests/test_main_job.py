@@ -159,6 +159,44 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path, short_job: Writer, shor
     assert steps == sorted(set(steps)) and steps[-1] == 200
 
 
+def test_a_killed_worker_is_reported_and_resumed_from_its_checkpoint(
+    tmp_path: Path, short_job: Writer, short_preset: Writer
+) -> None:
+    runs_dir = tmp_path / "runs"
+    preset = short_preset(max_steps=60, eval_steps=10, save_steps=10)
+    command = [sys.executable, "-m", "launcher", "run", str(short_job()), "--local", "--preset", preset]
+    command += ["--runs-dir", str(runs_dir), "--name", "k"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = RunFolder(runs_dir / "veran-tools-k")
+    wait_for(lambda: (folder.checkpoints_dir / "step-000020").is_dir(), process)
+    worker = folder.read_record().pid
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "process died" in said
+    assert folder.read_record().state == "failed"
+
+    resumed = launcher("resume", "veran-tools-k", "--runs-dir", runs_dir)
+    assert resumed.returncode == 0, resumed.stderr
+    rows = folder.read_metrics()
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 61))
+    assert next(row["step"] for row in rows if row["kind"] == "resume") >= 20
+
+
+def test_two_groups_at_once_on_one_machine(tmp_path: Path, short_job: Writer, short_preset: Writer) -> None:
+    command = [sys.executable, "-m", "launcher", "run", str(short_job()), "--local", "--preset", short_preset()]
+    command += ["--runs-dir", str(tmp_path / "runs"), "--name"]
+    both = [
+        subprocess.Popen([*command, name], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    said = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    for name in ("one", "two"):
+        assert RunFolder(tmp_path / f"runs/veran-tools-{name}").read_record().state == "succeeded"
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

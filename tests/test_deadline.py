@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 from launcher.errors import LauncherError
+from launcher.rundir import RunFolder
 from launcher.train import deadline
 from launcher.train.deadline import deadline_process, same_process, start_deadline_process
+from launcher.train.session import count_time_of_hung_leg
 
 ROOT = Path(__file__).parent.parent
 REASON = "deadline: 6 h passed and training did not answer"
@@ -179,6 +181,21 @@ def test_the_reason_of_an_earlier_leg_is_taken_away(tmp_path: Path) -> None:
     (tmp_path / "deadline.json").write_text("{}")
     with deadline_process(tmp_path, math.inf, REASON):
         assert not (tmp_path / "deadline.json").exists()
+
+
+def test_the_hours_a_run_hung_are_paid_for_when_it_is_resumed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json(folder.progress_file, {"elapsed_s": 100.0, "updated_at": 5000.0, "step": 3})
+    folder.write_json(folder.deadline_file, {"reason": REASON, "at": 8600.0})
+    for _ in range(2):  # once, however often it is resumed
+        count_time_of_hung_leg(folder)
+        assert folder.read_json(folder.progress_file) == {"elapsed_s": 3700.0, "updated_at": 8600.0, "step": 3}
+    assert not folder.deadline_file.exists()
+
+
+def test_the_names_in_the_run_folder_are_those_the_run_looks_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.deadline_file.name == deadline.DEADLINE_FILE and folder.stop_file.name == deadline.STOP_FILE
 
 
 def test_no_run_begins_without_its_deadline_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

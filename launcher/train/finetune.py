@@ -26,7 +26,7 @@ from launcher.rundir import RunFolder, RunState, now_iso
 from launcher.schedule import plan_schedule
 from launcher.train.build import build_trainer, fit_micro_batch
 from launcher.train.callbacks import Meter, Progress, RunCallback
-from launcher.train.checkpoints import checkpoint_path, checkpoint_step, newest_complete
+from launcher.train.checkpoints import checkpoint_path, checkpoint_step, explained_disk_faults, newest_complete
 from launcher.train.deadline import deadline_process
 from launcher.train.mask_audit import audit_trainer, check_masks
 from launcher.train.model import load_model, load_tokenizer
@@ -205,10 +205,11 @@ def keep_best(trainer: ToolCallTrainer, callback: RunCallback, folder: RunFolder
         load_weights(model, checkpoint_path(folder.checkpoints_dir, best))
     written = folder.path / ".adapter"
     shutil.rmtree(written, ignore_errors=True)
-    model.save_pretrained(written)
-    trainer.processing_class.save_pretrained(written)
-    shutil.rmtree(folder.adapter_dir, ignore_errors=True)
-    written.rename(folder.adapter_dir)
+    with explained_disk_faults(folder.adapter_dir):
+        model.save_pretrained(written)
+        trainer.processing_class.save_pretrained(written)
+        shutil.rmtree(folder.adapter_dir, ignore_errors=True)
+        written.rename(folder.adapter_dir)
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:

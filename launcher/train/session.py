@@ -36,7 +36,7 @@ def run_session(folder: RunFolder) -> Iterator[None]:
         state=RunState.RUNNING, started_at=folder.read_record().started_at or now_iso(), ended_at=None,
         stop_reason=None, error=None, pid=me.pid, pid_created_at=me.create_time(),
     )  # fmt: skip
-    folder.deadline_file.unlink(missing_ok=True)  # of an earlier leg
+    count_time_of_hung_leg(folder)
     folder.write_json(folder.environment_file, describe_environment())
     with _output_to(folder.log_file):
         try:
@@ -55,6 +55,15 @@ def run_session(folder: RunFolder) -> Iterator[None]:
         finally:
             folder.update_record(cpu_seconds=time.process_time())
             lock.release()
+
+
+def count_time_of_hung_leg(folder: RunFolder) -> None:
+    """Add to the run's paid time what an earlier leg spent hanging until it was ended; take away that leg's reason."""
+    ended, progress = folder.read_json(folder.deadline_file), folder.read_json(folder.progress_file)
+    if ended is not None and progress is not None and ended["at"] > progress["updated_at"]:
+        progress["elapsed_s"] += ended["at"] - progress["updated_at"]
+        folder.write_json(folder.progress_file, progress | {"updated_at": ended["at"]})
+    folder.deadline_file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def runs(draw: st.DrawFn) -> tuple[BudgetGuard, list[list[tuple[Stretch, float]]
         max_usd=draw(st.floats(0.01, 100)),
         deadline_s=draw(st.none() | st.floats(1, 5000)),
         multiple=draw(st.floats(1, 4)),
-        first_s=draw(st.none() | st.floats(0, 100)),
+        first_s=draw(st.floats(0, 100)),
     )
     stretch = st.tuples(st.sampled_from([*KINDS, Stretch.STEP]), SECONDS)
     groups = draw(st.lists(st.lists(stretch, min_size=1, max_size=3), max_size=30))

@@ -55,7 +55,7 @@ class BudgetGuard:
         reserve_s: kept back for upload, tear-down and stretches that last longer than foreseen; None: half a minute,
             at most a quarter of what cap and deadline allow.
         multiple: how many times the longest stretch so far the next one may last.
-        first_s: how long the first stretch of a kind may last; None: as long as the reserve.
+        first_s: how long the first stretch of a kind may last, besides the reserve.
         spent_usd_before, elapsed_before_s: what earlier legs of a resumed run cost and lasted, where their price was
             another one. Otherwise leave them out: `elapsed_s` counts the earlier legs anyway.
 
@@ -71,7 +71,7 @@ class BudgetGuard:
         deadline_s: float | None = None,
         reserve_s: float | None = None,
         multiple: float = MULTIPLE,
-        first_s: float | None = None,
+        first_s: float = 0.0,
         spent_usd_before: float = 0.0,
         elapsed_before_s: float = 0.0,
     ) -> None:
@@ -87,11 +87,10 @@ class BudgetGuard:
         )
         self.usd_per_hour, self.max_usd, self.deadline_s = usd_per_hour, max_usd, deadline_s
         self.spent_usd_before, self.elapsed_before_s = spent_usd_before, elapsed_before_s
-        self.multiple = multiple
+        self.multiple, self.first_s = multiple, first_s
         self._refuse_used_up()
         self.reserve_s = min(RESERVE_S, RESERVE_SHARE * self._left_s) if reserve_s is None else reserve_s
         self._refuse_all_reserve()
-        self.first_s = self.reserve_s if first_s is None else first_s
         self.longest_s: dict[Stretch, float] = {}
         self.total_s: dict[Stretch, float] = {}
         self.count: dict[Stretch, int] = {}

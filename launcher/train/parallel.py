@@ -12,8 +12,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from launcher.errors import LauncherError, Refused
 
 POLL_SECONDS = 0.5
 STOP_GRACE_SECONDS = 120.0
+SHUTDOWN_SECONDS = 5.0
 WORKER_GIB = 1.5  # a worker's own memory with torch, transformers and TRL imported, before any model
 
 # glibc gives buffers above its mmap threshold back to the kernel at every step and faults them in again at the next:
@@ -102,6 +103,8 @@ def own_ray(token_dir: Path, cpus: int) -> Iterator[None]:
     import ray
 
     temporary = tempfile.mkdtemp(prefix="launcher-ray-")
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
     try:
         ray.init(
             address="local",
@@ -113,9 +116,20 @@ def own_ray(token_dir: Path, cpus: int) -> Iterator[None]:
         )
         yield
     finally:
+        started = set(me.children(recursive=True)) - before
         ray.shutdown()
+        _wait_until_gone(started)
         shutil.rmtree(temporary, ignore_errors=True)
         token_file.unlink(missing_ok=True)
+
+
+def _wait_until_gone(processes: Collection[psutil.Process]) -> None:
+    """Ray's workers notice only after a while that their Ray has ended: wait for them, and end those that do not."""
+    _, alive = psutil.wait_procs(list(processes), timeout=SHUTDOWN_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=SHUTDOWN_SECONDS)
 
 
 def _finetune_task(run_dir: str, resume: bool) -> None:

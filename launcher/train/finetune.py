@@ -19,7 +19,7 @@ from launcher.cost.budget import BudgetGuard, Stretch
 from launcher.cost.ledger import LOCAL, LedgerEntry, LedgerEvent, default_ledger
 from launcher.cost.stopping import StopDecision
 from launcher.data.prepare import PreparedData, read_prepared
-from launcher.errors import LauncherError
+from launcher.errors import Interrupted, LauncherError
 from launcher.evaluate.score import evaluate_part
 from launcher.job import JobSpec
 from launcher.rundir import RunFolder, RunState, now_iso
@@ -70,8 +70,10 @@ def finetune(folder: RunFolder, resume: bool = False, started_at: float | None =
                     evaluate("base", spec, data, trainer, folder, progress)
 
             decision = train(trainer, callback, folder, resume)
-            keep_best(trainer, callback, folder)
-            skipped = why_not_evaluate(decision, meter)
+            skipped = why_no_weights(decision, callback)
+            if skipped is None:
+                keep_best(trainer, callback, folder)
+                skipped = why_not_evaluate(decision, meter)
             if skipped is None:
                 evaluate("tuned", spec, data, trainer, folder, progress)
             finish(folder, decision, skipped, callback, tracker)
@@ -129,7 +131,7 @@ def tracking(spec: JobSpec, folder: RunFolder) -> Iterator[Tracker]:
     try:
         yield tracker
     except BaseException as fault:
-        tracker.finish({"state": "failed", "error": str(fault)}, failed=True)
+        tracker.finish({"state": "ended early", "error": str(fault)}, failed=not isinstance(fault, Interrupted))
         raise
 
 
@@ -183,10 +185,11 @@ def train(trainer: ToolCallTrainer, callback: RunCallback, folder: RunFolder, re
         checkpoint, faults = newest_complete(folder.checkpoints_dir)
         for fault in faults:
             print(f"not resumed from: {fault}")
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    if resume:
+        folder.drop_metrics_after(step)
     if checkpoint is not None:
         callback.load_state(checkpoint)
-        step = checkpoint_step(checkpoint)
-        folder.drop_metrics_after(step)
         row = {"kind": "resume", "step": step, "elapsed_s": callback.meter.elapsed_s(), "usd": callback.meter.usd()}
         folder.append_metrics(row)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -226,6 +229,13 @@ def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
         raise LauncherError(f"{checkpoint}: holds weights this model does not have: {result.unexpected_keys[:3]}")
 
 
+def why_no_weights(decision: StopDecision, callback: RunCallback) -> str | None:
+    """Why there are no weights worth keeping, or None: there are."""
+    if decision.kind == "divergence" and callback.best.step is None:
+        return "no adapter: the run diverged before its first evaluation"
+    return None
+
+
 def why_not_evaluate(decision: StopDecision, meter: Meter) -> str | None:
     """Why the tuned model is not evaluated now, or None: it is."""
     if decision.kind == "requested":
@@ -240,6 +250,7 @@ def finish(
     """Write the run's last word: state, reason, cost, and W&B's summary."""
     usd, step = callback.meter.usd(), callback.trainer.state.global_step
     state = RunState.SUCCEEDED if decision.kind == "done" else RunState.STOPPED
+    print(f"{state} at step {step}: {decision.reason}" + (f"; {skipped}" if skipped else ""))
     callback.progress.update("done", urgent=True, step=step, note=skipped)
     folder.update_record(
         state=state, stop_reason=decision.reason, ended_at=now_iso(), usd=usd, step=step, best_step=callback.best.step

@@ -165,7 +165,7 @@ def test_a_run_folder_that_cannot_be_written_saves_no_hung_run(
 
 def test_a_clock_set_back_does_not_lengthen_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[Path] = []
-    clock = iter([1000.0, *[-1e9] * 100_000])
+    clock = iter([1000.0, *[-1e9] * 50])  # ends the test where the clock alone is asked
     monkeypatch.setattr(deadline.time, "time", lambda: next(clock))
     monkeypatch.setattr(deadline, "end", lambda process, grace, run_dir, reason: ended.append(run_dir))
     assert deadline.watch(psutil.Process(), 1000.3, 0.0, tmp_path, REASON)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from launcher.cli.jobs import AsJson
+from launcher.cli.jobs import AsJson, wide_console
 from launcher.errors import BadInput
 
 app = typer.Typer(no_args_is_help=True, help="Tool-call data: make it, look at it.")
@@ -44,15 +43,20 @@ def generate(
 
 
 def _print(report: dict[str, object], out: Path | None) -> None:
-    console = Console(highlight=False)
+    console = wide_console()
     for name, value in report.items():
         if isinstance(value, dict):
             table = Table(title=name.replace("_", " "), title_justify="left", box=None, show_header=False)
             for key, entry in value.items():
-                shown = f"{entry:.2f}" if isinstance(entry, float) else str(entry)
-                table.add_row(str(key), shown)
+                table.add_row(str(key), _shown(entry))
             console.print(table)
         elif not isinstance(value, list):
             console.print(f"{name.replace('_', ' ')}: {value}")
     if out is not None:
         console.print(f"written to {out}", soft_wrap=True)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {entry}" for key, entry in value.items())
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -76,6 +76,7 @@ def worker_environment(threads: int) -> dict[str, str]:
     """Variables a worker needs before its first import."""
     return {
         "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve the other jobs
         "TOKENIZERS_PARALLELISM": "false",  # the tokenizers' own threads would fight over the cores
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "PYTHONUNBUFFERED": "1",

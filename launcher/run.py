@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from launcher.cost.budget import BudgetGuard
 from launcher.data.prepare import PreparedData, prepare_job, write_prepared
-from launcher.errors import BadInput, Refused
+from launcher.errors import BadInput, LauncherError, Refused
 from launcher.job import JobSpec
 from launcher.models import weights_gib
 from launcher.rundir import RunFolder, RunRecord, RunState, group_members, new_group_id, now_iso
@@ -142,11 +143,12 @@ def settle(folder: RunFolder, why_worker_died: str | None) -> None:
         folder.update_record(state=RunState.FAILED, error=error, ended_at=now_iso())
 
 
-def runs_to_resume(runs_dir: Path, run_or_group: str) -> list[RunFolder]:
-    """The unfinished runs named by a run id or a group id.
+def runs_to_resume(runs_dir: Path, run_or_group: str, max_usd: float | None = None) -> list[RunFolder]:
+    """The unfinished runs named by a run id or a group id; `max_usd` replaces their cap.
 
     Raises:
         BadInput: there is no such run, or it is running, or it has nothing left to do.
+        Refused: its cap or its deadline is used up.
     """
     folders = group_members(runs_dir, run_or_group) or [RunFolder.open(runs_dir, run_or_group)]
     resumable = []
@@ -158,4 +160,34 @@ def runs_to_resume(runs_dir: Path, run_or_group: str) -> list[RunFolder]:
             resumable.append(folder)
     if not resumable:
         raise BadInput(f"run {run_or_group}: has done all its steps; there is nothing to resume")
+    for folder in resumable:
+        if max_usd is not None:
+            raise_cap(folder, max_usd)
+        refuse_used_up_budget(folder)
     return resumable
+
+
+def raise_cap(folder: RunFolder, max_usd: float) -> None:
+    """Give a run another cap for its next leg.
+
+    Raises:
+        BadInput: it is not a positive, finite number.
+    """
+    changed = folder.read_spec().resolved()
+    changed["budget"]["max_usd"] = max_usd
+    folder.write_json(folder.spec_file, JobSpec.from_resolved(changed, "--max-usd").resolved())
+
+
+def refuse_used_up_budget(folder: RunFolder) -> None:
+    """Raise Refused where the earlier legs of a run have used up its cap or its deadline."""
+    spec, progress = folder.read_spec(), folder.read_json(folder.progress_file) or {}
+    try:
+        BudgetGuard(
+            spec.resources.usd_per_hour,
+            spec.budget.max_usd,
+            spec.budget.deadline,
+            spent_usd_before=progress.get("usd") or 0.0,
+            elapsed_before_s=progress.get("elapsed_s") or 0.0,
+        )
+    except LauncherError as fault:
+        raise Refused(f"run {folder.id}: {fault} (`launcher resume --max-usd` raises the cap)") from None

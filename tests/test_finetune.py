@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from launcher.errors import BadInput, Refused
 from launcher.job import load_job
-from launcher.run import create_runs, plan_run
+from launcher.run import create_runs, plan_run, runs_to_resume
 from launcher.rundir import RunFolder, RunState
 from tests.conftest import ROOT
 
@@ -136,6 +137,12 @@ def test_the_budget_stops_below_the_cap_with_the_adapter_saved(
     assert record.usd is not None and 0 < record.usd <= 15
     assert 0 < record.step < 4000
     assert (folder.adapter_dir / "adapter_model.safetensors").is_file()
+
+    with pytest.raises(Refused, match="--max-usd"):
+        runs_to_resume(folder.path.parent, folder.id)
+    with pytest.raises(BadInput, match="max_usd"):
+        runs_to_resume(folder.path.parent, folder.id, max_usd=-1)
+    assert runs_to_resume(folder.path.parent, folder.id, max_usd=30)[0].read_spec().budget.max_usd == 30
 
 
 def test_a_step_that_never_returns_is_ended_at_the_deadline(new_run: Callable[..., RunFolder]) -> None:

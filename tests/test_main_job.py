@@ -137,7 +137,7 @@ def test_one_failing_job_does_not_take_the_other_down(tmp_path: Path, short_job:
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path, short_job: Writer, short_preset: Writer) -> None:
     runs_dir = tmp_path / "runs"
-    preset = short_preset(max_steps=200, eval_steps=50, save_steps=50)
+    preset = short_preset(max_steps=80, eval_steps=20, save_steps=20)
     command = [sys.executable, "-m", "launcher", "run", str(short_job()), "--local", "--preset", preset]
     command += ["--runs-dir", str(runs_dir), "--name", "c"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -149,14 +149,14 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path, short_job: Writer, shor
     assert "launcher resume c" in said
     stopped = folder.read_record()
     assert stopped.state == "stopped" and stopped.stop_reason == "interrupted by the user"
-    assert 0 < stopped.step < 200
+    assert 0 < stopped.step < 80
     assert not descendants_named(str(runs_dir))
 
     changed = launcher("resume", "c", "--runs-dir", runs_dir)
     assert changed.returncode == 0, changed.stderr
     assert folder.read_record().state == "succeeded"
     steps = [row["step"] for row in folder.read_metrics() if row["kind"] == "train"]
-    assert steps == sorted(set(steps)) and steps[-1] == 200
+    assert steps == sorted(set(steps)) and steps[-1] == 80
 
 
 def test_a_killed_worker_is_reported_and_resumed_from_its_checkpoint(

@@ -84,12 +84,15 @@ def run(
 def resume(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the id of a group of runs.")],
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    max_usd: Annotated[
+        float | None, typer.Option("--max-usd", help="Another cap for each run, what it has cost so far included.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue stopped, failed or lost runs from their newest complete checkpoint."""
     from launcher.run import runs_to_resume
 
-    _train_and_report(runs_to_resume(runs_dir, run_id), resuming=True, as_json=as_json)
+    _train_and_report(runs_to_resume(runs_dir, run_id, max_usd), resuming=True, as_json=as_json)
 
 
 def wide_console(stderr: bool = False) -> Console:

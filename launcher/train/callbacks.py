@@ -30,9 +30,11 @@ class Meter:
 
     def __init__(self, guard: BudgetGuard, started_at: float, elapsed_before_s: float = 0.0) -> None:
         self.guard, self.started_at, self.elapsed_before_s = guard, started_at, elapsed_before_s
+        # Monotonic from here on: a clock that is set back must not lower the bill.
+        self._began = time.monotonic() - (time.time() - started_at)
 
     def elapsed_s(self) -> float:
-        return self.elapsed_before_s + time.time() - self.started_at
+        return self.elapsed_before_s + time.monotonic() - self._began
 
     def usd(self) -> float | None:
         return self.guard.usd(self.elapsed_s())

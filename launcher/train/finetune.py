@@ -179,10 +179,16 @@ def base_weights(model: torch.nn.Module) -> contextlib.AbstractContextManager[No
 
 
 def train(trainer: ToolCallTrainer, callback: RunCallback, folder: RunFolder, resume: bool) -> StopDecision:
-    """Train to the last step or the first rule that says stop; return why it ended."""
+    """Train to the last step or the first rule that says stop; return why it ended.
+
+    Raises:
+        LauncherError: the run had made checkpoints, and none of them is whole.
+    """
     checkpoint = None
     if resume:
         checkpoint, faults = newest_complete(folder.checkpoints_dir)
+        if faults and checkpoint is None:
+            raise LauncherError("\n".join([*faults, f"{folder.id}: no checkpoint is whole; start a new run"]))
         for fault in faults:
             print(f"not resumed from: {fault}")
     step = checkpoint_step(checkpoint) if checkpoint else 0

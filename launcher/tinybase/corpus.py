@@ -1,142 +1,58 @@
 """Endless generic text for the tiny base: chat turns whose answer is a JSON tool call made from the request.
 
 It teaches the form, copying of values, everyday synonyms, several requests in one turn, and looking up invented facts.
-No tool, phrasing or fact of the specialists' data stands in it; the words of their domain do (`domain_words.txt`), and
-the synonym groups were written by someone who knew the domain. A document's kind is drawn by `Mixture`.
+No tool, phrasing or fact of the specialists' data stands in it; words of their domain do (`domain_words.txt`).
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-HERE = Path(__file__).parent
-HEX_DIGITS = "0123456789ABCDEF"
-CONSONANTS, VOWELS = "bcdfghjklmnprstvwz", "aeiou"
-EXTENSIONS = ["txt", "bin", "png", "json", "dat", "csv", "wav", "sfc", "smc", "pal", "spc", "log"]
-FILLERS = (
-    *("please", "now", "can you", "I want to", "I need to", "for me", "next", "then", "quickly", "the", "this"),
-    *("again", "if you can", "right now", "today", "so I can see", "before the meeting", "OK"),
+from launcher.tinybase.english import (
+    CHANGE_VERBS,
+    CHANGE_WORDS,
+    CONNECTORS,
+    FILLERS,
+    IMPERATIVE_FRAMES,
+    NOUNS,
+    OTHER_FRAMES,
+    PUT_VERBS,
+    PUT_WORDS,
+    TWO_STEP_FRAMES,
+    VERB_PHRASES,
+    VERBS,
+    gerund,
+    participle,
 )
+from launcher.tinybase.values import VALUE_KINDS, Values, invented_facts
+
 SYSTEM_PROMPTS = (
     "You are a {a} assistant.",
     "You are the {a} {b} helper. Answer with one tool call.",
     "You are the {a} specialist. Answer with one tool call.",
+    "You are {a}-{b}, an expert {c} assistant.",
     "Use the tools.",
     "{a} {b} agent. Reply with a call.",
 )
 # Argument -> (words that announce its value in a request, kinds of values). Calls list arguments in this order.
 ROLES = {
     "address": (("at", "address", "starting at", "from address", "at address"), ("hex",)),
-    "source": (("from", "of", "out of", "using"), ("path", "word")),
-    "target": (("to", "into", "saved to", "and write it to", "to the file"), ("path", "hex")),
-    "value": (("with", "value", "the value", "with value"), ("hex", "int")),
+    "source": (("from", "of", "out of", "using"), ("path", "path", "word")),
+    "target": (("to", "into", "saved to", "and write it to", "to the file", "in"), ("path", "path", "hex")),
+    "value": (("with", "value", "the value", "with value"), ("hex", "hex", "int")),
     "code": (("code", "the code", "with code"), ("code",)),
     "count": (("for", "length", "count", "times"), ("int",)),
     "format": (("as", "in", "in format"), ("word", "capital")),
     "id": (("number", "id", "with id"), ("int",)),
 }
-# Canonical verb -> everyday words for it: what a pretrained base knows of English.
-SYNONYMS = {
-    "read": "read show display print view get fetch dump inspect examine peek retrieve list see describe check report "
-    "summarize",
-    "write": "write set store put poke change modify update overwrite patch force make adjust",
-    "export": "export extract save rip pull unpack take download output backup",
-    "import": "import insert load replace bring reinsert apply add upload restore put update use",
-    "start": "start launch boot open play run begin restart load",
-    "advance": "advance step continue resume proceed forward run emulate execute",
-    "verify": "verify validate test confirm check ensure audit",
-    "capture": "capture snapshot screenshot grab snap record picture save",
-    "build": "build assemble compile generate inject hook make insert",
-    "delete": "delete remove erase clear drop wipe",
-    "search": "search find locate query lookup",
-    "send": "send mail deliver submit post share",
-    "stop": "stop halt pause end quit close",
-    "copy": "copy clone duplicate mirror",
-    "move": "move shift transfer carry relocate",
-    "draw": "draw paint sketch render plot",
-    "count": "count measure sum total tally",
-    "sort": "sort order rank arrange",
-    "join": "join connect attach link merge",
-    "lock": "lock close guard protect secure",
-}
-LONGER_WORDINGS = {
-    "read": (
-        "look at",
-        "tell me about",
-        "give me",
-        "I want to see",
-        "what is in",
-        "let me see",
-        "look up",
-        "what does the",
-    ),
-    "export": ("save out", "write out", "pull out", "get out"),
-    "import": ("put back", "write back", "bring in", "take in"),
-    "start": ("fire up", "load up", "switch to", "start up"),
-    "advance": ("keep running", "go forward", "move on", "let it run"),
-    "verify": ("make sure about", "run a check on", "is it valid, the", "test whether", "check for errors in"),
-    "capture": ("take a picture of", "take a screenshot of", "make a snapshot of"),
-    "build": ("turn into code", "compile and place"),
-    "write": ("change the value of", "make equal"),
-}
-CONNECTORS = (
-    ", then ",
-    " and then ",
-    " and ",
-    ", ",
-    ". Then ",
-    "; after that ",
-    ", afterwards ",
-    " before you ",
-    ", and ",
-)
-STOP_WORDS = frozenset(
-    [
-        "and",
-        "all",
-        "any",
-        "are",
-        "as",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "into",
-        "it",
-        "me",
-        "my",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "so",
-        "than",
-        "that",
-        "the",
-        "then",
-        "there",
-        "this",
-        "to",
-        "up",
-        "with",
-        "you",
-        "your",
-        "be",
-        "can",
-        "i",
-    ]
-)
-VALUE_KINDS = ("hex", "hex", "hex", "int", "int", "path", "path", "word", "word", "code")
-FACT_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 20, 100)
-NUMBER_OF_FACTS = 64
+POSITIONS = ("one", "two", "three", "four")
+# Values of one kind that a request sets against each other: which is which has to be understood, not guessed.
+CONFUSABLE_ROLES = (("source", "target"), ("address", "value"), ("address", "target"), ("count", "id"))
+# Kinds of (what is put, where it is put).
+PUT_KINDS = (("hex", "hex"), ("hex", "hex"), ("int", "hex"), ("path", "path"), ("path", "path"), ("path", "word"))
 
 
 @dataclass(frozen=True)
@@ -146,53 +62,35 @@ class Document:
     prompt: str
     answer: str
 
-    @classmethod
-    def chat(cls, system: str, user: str, answer: str) -> Document:
-        turns = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
-        return cls(turns, f"{answer}<|im_end|>")
+    @property
+    def length(self) -> int:
+        """In characters, which is near enough to put documents of one length together."""
+        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the kinds of documents. What is left over is copying."""
+    """Shares of the kinds of documents; what is left over repeats or picks values."""
 
-    facts: float
+    fact: float
     several: float
     signature: float
-    request: float
+    single: float
 
 
 # Copying is learnt first: nothing else can be learnt without it.
-OPENING = Mixture(facts=0.0, several=0.0, signature=0.2, request=0.2)
-MAIN = Mixture(facts=0.07, several=0.17, signature=0.23, request=0.42)
+OPENING = Mixture(fact=0.0, several=0.0, signature=0.2, single=0.2)
+MAIN = Mixture(fact=0.07, several=0.22, signature=0.18, single=0.43)
 
 
-@cache
-def word_list(name: str) -> tuple[str, ...]:
-    """The words of a committed list, in its order."""
-    return tuple((HERE / name).read_text(encoding="utf-8").split())
+@dataclass(frozen=True)
+class Request:
+    """One request without its opening: `text` begins with a verb; `doing` is the same with the verb as a gerund."""
 
-
-@cache
-def content_words() -> tuple[str, ...]:
-    return tuple(word for word in word_list("words.txt") if word not in STOP_WORDS and len(word) > 2)
-
-
-@cache
-def invented_facts() -> tuple[tuple[str, str, int], ...]:
-    """Places with an address and a length that no request states: only the weights can know them."""
-    rng = random.Random("facts")
-    facts: dict[str, tuple[str, str, int]] = {}
-    while len(facts) < NUMBER_OF_FACTS:
-        name = f"{rng.choice(content_words())} {rng.choice(content_words())}"
-        address = "0x" + "".join(rng.choice(HEX_DIGITS) for _ in range(rng.choice((4, 4, 6))))
-        facts.setdefault(name, (name, address, rng.choice(FACT_COUNTS)))
-    return tuple(facts.values())
-
-
-def call_text(name: str, arguments: dict[str, object]) -> str:
-    """A tool call as the chat template writes it."""
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+    text: str
+    doing: str
+    name: str
+    arguments: dict[str, object]
 
 
 class Writer:
@@ -200,234 +98,200 @@ class Writer:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.last_path = ""
+        self.values = Values(rng)
 
     def document(self, mixture: Mixture) -> Document:
         """One document of a kind drawn from the mixture."""
-        self.last_path = ""
+        self.values.path_before = ""
         draw = self.rng.random()
-        for share, write in (
-            (mixture.facts, self._fact),
-            (mixture.several, self._several),
-            (mixture.signature, self._signature),
-            (mixture.request, self._single),
-        ):
+        writers = (self._fact, self._several, self._signature, self._single)
+        shares = (mixture.fact, mixture.several, mixture.signature, mixture.single)
+        for share, write in zip(shares, writers, strict=True):
             if draw < share:
                 return write()
             draw -= share
         return self._copy()
 
-    # --- kinds of documents --------------------------------------------------------------------------------------
-
-    def _signature(self) -> Document:
-        """The system prompt lists tools with arguments; the request names one and gives its values in any order."""
-        rng = self.rng
-        tools = {}
-        for _ in range(rng.choice((1, 2, 2, 3))):
-            keys = dict.fromkeys(self._word() for _ in range(rng.choice((1, 2, 2, 3, 4))))
-            tools[self._tool_name()] = list(keys)
-        name = rng.choice(list(tools))
-        values = {key: self._value(rng.choice(VALUE_KINDS)) for key in tools[name]}
-        order = list(tools[name])
-        rng.shuffle(order)
-        forms = ("{k} {v}", "{k} {v}", "{k} is {v}", "{k}={v}", "{v} for {k}")
-        said = rng.choice((", ", " and ", " ")).join(rng.choice(forms).format(k=k, v=values[k][0]) for k in order)
-        verb = rng.choice(("call ", "run ", "use ", "", "do "))
-        user = f"{self._opening()}{verb}{name}{rng.choice((' with ', ': ', ' ', ', '))}{said}"
-        system = "Tools: " + ", ".join(f"{tool}({', '.join(keys)})" for tool, keys in tools.items())
-        return Document.chat(system, self._capital(user), call_text(name, {k: values[k][1] for k in tools[name]}))
-
     def _single(self) -> Document:
-        """One request; the tool's name is its object and its verb, or the canonical verb of its synonym group."""
+        """One request; the tool's name is its object and its verb, each said by another word of its group at times."""
         rng = self.rng
-        verb, canonical = self._verb(canonical=rng.random() < 0.55)
-        parts, arguments = self._arguments(
-            rng.choice((0, 1, 1, 2, 2, 3)) if verb != canonical else rng.choice((1, 2, 2, 3, 3))
-        )
-        thing = self._word()
-        middle = f"{verb}{rng.choice((' the ', ' ', ' a ', ' my '))}{thing}"
-        if parts and rng.random() < 0.15:
-            said = f"{parts[0]}, {middle} {' '.join(parts[1:])}"
+        said_thing, thing = self._thing()
+        if rng.random() < 0.2:
+            put = self._put(said_thing, thing)
+            return self._chat(put.text, [(put.name, put.arguments)])
+        if rng.random() < 0.3:
+            verb = name = self.values.word()
+            said, arguments = self._arguments(rng.choice((1, 2, 2, 3, 3)))
         else:
-            said = f"{middle} {rng.choice((' ', ' ', ', ')).join(parts)}"
-        end = rng.choice(("", "", ".", "?", f" {rng.choice(FILLERS)}"))
-        user = self._opening() + " ".join(said.split()) + end
-        return Document.chat(self._system(), self._capital(user), call_text(f"{thing}.{canonical}", arguments))
+            name = rng.choice(list(VERBS))
+            verb = self._verb(name)
+            said, arguments = self._arguments(rng.choice((0, 1, 1, 2, 2, 3)))
+        if verb in VERBS.get(name, ()) and rng.random() < 0.3:
+            frame = rng.choice(OTHER_FRAMES)
+            text = frame.format(verb=verb, participle=participle(verb), thing=said_thing, values=", ".join(said))
+        else:
+            text = self._imperative(verb, rng.choice(("the ", "", "a ", "my ")) + said_thing, said)
+            text = rng.choice(IMPERATIVE_FRAMES).format(request=text) if rng.random() < 0.3 else text
+        return self._chat(text, [(f"{thing}.{name}", arguments)])
 
     def _several(self) -> Document:
-        """Two or three requests in one turn; a later one may speak of "it", or use the earlier one's path."""
+        """Two to four requests in one turn; a later one may speak of "it", or use the earlier one's path."""
         rng = self.rng
-        canonical = rng.random() < 0.5
-        said, calls = [], []
-        thing, path = "", ""
-        for index in range(rng.choice((2, 2, 2, 3))):
-            refers = index > 0 and rng.random() < 0.3
-            if not refers:
-                thing = self._word()
-            verb, name = self._verb(canonical)
-            source = path if path and rng.random() < 0.5 else None
-            parts, arguments = self._arguments(rng.choice((1, 1, 1, 2, 2, 3)), source)
-            shown = rng.choice(("it", "that", "the result")) if refers else rng.choice(("the ", "", "a ")) + thing
-            text = f"{verb} {shown} {rng.choice((' ', ', ')).join(parts)}"
-            if parts and rng.random() < 0.12:
-                text = f"{parts[0]} {verb} {shown} {' '.join(parts[1:])}"
-            said.append(" ".join(text.split()))
-            calls.append(call_text(f"{thing}.{name}", arguments))
-            path = next((v for v in arguments.values() if isinstance(v, str) and "." in v), path)
-        user = self._opening() + said[0] + "".join(rng.choice(CONNECTORS) + text for text in said[1:])
-        return Document.chat(self._system(), self._capital(user), "\n".join(calls))
+        canonical = rng.random() < 0.7
+        requests: list[Request] = []
+        for _ in range(rng.choice((2, 2, 2, 2, 3, 3, 3, 4))):
+            requests.append(self._request(canonical, requests))
+        if len(requests) == 2 and rng.random() < 0.35:
+            first, second = requests
+            text = rng.choice(TWO_STEP_FRAMES).format(first=first.text, second=second.text, doing=first.doing)
+        else:
+            text = requests[0].text + "".join(rng.choice(CONNECTORS) + request.text for request in requests[1:])
+        return self._chat(text, [(request.name, request.arguments) for request in requests])
+
+    def _request(self, canonical: bool, before: list[Request]) -> Request:
+        rng = self.rng
+        said_thing, thing = self._thing()
+        if rng.random() < 0.15:
+            return self._put(said_thing, thing)
+        shown = rng.choice(("the ", "", "a ")) + said_thing
+        if before and rng.random() < 0.3:
+            thing, shown = before[-1].name.partition(".")[0], rng.choice(("it", "that", "the result"))
+        name = rng.choice(list(VERBS)) if canonical else self.values.word()
+        verb = rng.choice(VERBS[name]) if canonical else name
+        paths = [v for request in before for v in request.arguments.values() if isinstance(v, str) and "." in v]
+        known = {"source": paths[-1]} if paths and rng.random() < 0.5 else {}
+        said, arguments = self._arguments(rng.choice((1, 1, 1, 2, 2, 3)), known)
+        rest = " ".join([shown, rng.choice((" ", ", ")).join(said)])
+        front = f"{said[0]} " if said and rng.random() < 0.12 else ""
+        text = f"{front}{verb} {shown} {' '.join(said[1:])}" if front else f"{verb} {rest}"
+        return Request(text.strip(), f"{gerund(verb)} {rest}".strip(), f"{thing}.{name}", arguments)
+
+    def _put(self, said_thing: str, thing: str) -> Request:
+        """One value put in the place of another: the verb says which is which (`set A to B`, `put B into A`)."""
+        rng = self.rng
+        moved_kind, place_kind = rng.choice(PUT_KINDS)
+        (said_moved, moved), (said_place, place) = self.values.draw(moved_kind), self.values.draw(place_kind)
+        if rng.random() < 0.5:
+            verb, rest = rng.choice(CHANGE_VERBS), f"{said_place} {rng.choice(CHANGE_WORDS)} {said_moved}"
+        else:
+            verb, rest = rng.choice(PUT_VERBS), f"{said_moved} {rng.choice(PUT_WORDS)} {said_place}"
+        shown = f"{rng.choice(('in', 'of', 'for', 'on'))} {rng.choice(('the ', '', 'my '))}{said_thing}"
+        front, end = (f"{shown} ", "") if rng.random() < 0.3 else ("", f" {shown}")
+        name = "import" if moved_kind == "path" else "write"
+        arguments = {"target": place, "value": moved}
+        return Request(f"{front}{verb} {rest}{end}", f"{gerund(verb)} {rest} {shown}", f"{thing}.{name}", arguments)
 
     def _fact(self) -> Document:
-        """A named place whose address only the weights hold; the other values are copied."""
+        """A named place whose address, or address and length, only the weights hold; other values are copied."""
         rng = self.rng
-        name, address, length = rng.choice(invented_facts())
-        verb, canonical = self._verb(canonical=True) if rng.random() < 0.7 else (self._synonym("read"), "read")
+        place, address, length = rng.choice(invented_facts())
+        name = rng.choice(list(VERBS)) if rng.random() < 0.7 else "read"
         arguments: dict[str, object] = {"address": address}
-        said = f"{verb} {rng.choice(('the ', '', 'the ', 'my '))}{name}"
+        said = []
         draw = rng.random()
         if draw < 0.35:
-            shown, arguments["value"] = self._value(rng.choice(("hex", "int")))
-            said += f" {rng.choice(('with', 'value', 'to', 'with value'))} {shown}"
+            shown, arguments["value"] = self.values.draw(rng.choice(("hex", "int")))
+            said.append(f"{rng.choice(('with', 'value', 'to', 'with value'))} {shown}")
         elif draw < 0.85:
             arguments["count"] = length
         if rng.random() < 0.3:
-            shown, arguments["format"] = self._value(rng.choice(("word", "capital")))
-            said += f" {rng.choice(('as', 'in', 'in format'))} {shown}"
-        user = self._opening() + said + rng.choice(("", "", ".", "?", f" {rng.choice(FILLERS)}"))
-        return Document.chat(
-            self._system(), self._capital(user), call_text(f"{name.split()[1]}.{canonical}", arguments)
-        )
+            shown, arguments["format"] = self.values.draw(rng.choice(("word", "capital")))
+            said.append(f"{rng.choice(('as', 'in', 'in format'))} {shown}")
+        verb = self._verb(name)
+        if verb in VERBS[name] and rng.random() < 0.25:
+            frame = rng.choice(OTHER_FRAMES)
+            text = frame.format(verb=verb, participle=participle(verb), thing=place, values=" ".join(said))
+        else:
+            text = f"{verb} {rng.choice(('the ', '', 'the ', 'my '))}{place} {' '.join(said)}"
+        return self._chat(text, [(f"{place.split()[1]}.{name}", arguments)])
+
+    def _signature(self) -> Document:
+        """The system prompt lists tools with their arguments; the request gives one tool's values in any order."""
+        rng = self.rng
+        tools = {}
+        for _ in range(rng.choice((1, 2, 2, 3))):
+            keys = dict.fromkeys(self.values.word() for _ in range(rng.choice((1, 2, 2, 3, 4))))
+            tools[self.values.tool_name()] = list(keys)
+        name = rng.choice(list(tools))
+        values = {key: self.values.draw(rng.choice(VALUE_KINDS)) for key in tools[name]}
+        forms = ("{key} {value}", "{key} {value}", "{key} is {value}", "{key}={value}", "{value} for {key}")
+        said = [rng.choice(forms).format(key=key, value=values[key][0]) for key in tools[name]]
+        rng.shuffle(said)
+        verb = rng.choice(("call ", "run ", "use ", "", "do "))
+        text = f"{verb}{name}{rng.choice((' with ', ': ', ' ', ', '))}{rng.choice((', ', ' and ', ' ')).join(said)}"
+        system = "Tools: " + ", ".join(f"{tool}({', '.join(keys)})" for tool, keys in tools.items())
+        return self._chat(text, [(name, {key: values[key][1] for key in tools[name]})], system)
 
     def _copy(self) -> Document:
         """Repeat some values, or pick one of them."""
         rng = self.rng
-        values = [self._value(rng.choice(VALUE_KINDS))[0] for _ in range(rng.choice((1, 2, 3, 4)))]
+        values = [self.values.draw(rng.choice(VALUE_KINDS))[0] for _ in range(rng.choice((1, 2, 3, 4)))]
         if rng.random() < 0.6:
             said = rng.choice((" ", ", ", " : ")).join(values)
-            return Document.chat(self._system(), rng.choice(("Repeat: ", "Say ", "Copy ")) + said, said)
+            return _document(self._system_prompt(), rng.choice(("Repeat: ", "Say ", "Copy ")) + said, said)
         index = rng.randrange(len(values))
-        number = ("one", "two", "three", "four")[index]
-        return Document.chat(self._system(), f"Pick {number} of: {', '.join(values)}", values[index])
+        return _document(self._system_prompt(), f"Pick {POSITIONS[index]} of: {', '.join(values)}", values[index])
 
-    # --- pieces --------------------------------------------------------------------------------------------------
+    def _thing(self) -> tuple[str, str]:
+        """An object as said, and as the tool's name has it."""
+        if self.rng.random() < 0.25:
+            name = self.rng.choice(list(NOUNS))
+            return self.rng.choice(NOUNS[name]), name
+        word = self.values.word()
+        return word, word
 
-    def _verb(self, canonical: bool) -> tuple[str, str]:
-        """A verb as said, and as the tool's name has it."""
-        if not canonical:
-            word = self._word()
-            return word, word
-        name = self.rng.choice(list(SYNONYMS))
-        return self._synonym(name), name
+    def _verb(self, name: str) -> str:
+        """One way to say that canonical verb."""
+        phrases = VERB_PHRASES.get(name, ()) if self.rng.random() < 0.25 else ()
+        return self.rng.choice(phrases or VERBS[name])
 
-    def _synonym(self, name: str) -> str:
-        if name in LONGER_WORDINGS and self.rng.random() < 0.25:
-            return self.rng.choice(LONGER_WORDINGS[name])
-        return self.rng.choice(SYNONYMS[name].split())
+    def _imperative(self, verb: str, thing: str, said: list[str]) -> str:
+        if said and self.rng.random() < 0.15:
+            return f"{said[0]}, {verb} {thing} {' '.join(said[1:])}"
+        return f"{verb} {thing} {self.rng.choice((' ', ' ', ', ')).join(said)}"
 
-    def _arguments(self, number: int, source: str | None = None) -> tuple[list[str], dict[str, object]]:
-        """Values as said in a request, in any order, and as the call has them. `source` is known and not said."""
-        said: list[str] = []
-        arguments: dict[str, object] = {}
-        for key in self.rng.sample(list(ROLES), number):
-            if key == "source" and source is not None:
-                arguments[key] = source
+    def _arguments(self, number: int, known: Mapping[str, object] | None = None) -> tuple[list[str], dict[str, object]]:
+        """Values as said in a request, in any order, and as the call has them. `known` ones are not said again."""
+        said, arguments = [], dict[str, object]()
+        keys = self.rng.sample(list(ROLES), number)
+        if number > 1 and self.rng.random() < 0.3:
+            keys = list(dict.fromkeys([*self.rng.choice(CONFUSABLE_ROLES), *keys]))[:number]
+            self.rng.shuffle(keys)
+        for key in keys:
+            if known and key in known:
+                arguments[key] = known[key]
                 continue
             words, kinds = ROLES[key]
-            shown, arguments[key] = self._value(self.rng.choice(kinds))
+            shown, arguments[key] = self.values.draw(self.rng.choice(kinds))
             said.append(f"{self.rng.choice(words)} {shown}")
         return said, {key: arguments[key] for key in ROLES if key in arguments}
 
-    def _value(self, kind: str) -> tuple[str, object]:
-        """A value as said in a request and as it stands in the JSON."""
+    def _chat(self, text: str, calls: list[tuple[str, dict[str, object]]], system: str = "") -> Document:
+        """The request with an opening and an end as people put them, and its calls."""
         rng = self.rng
-        if kind == "hex":
-            digits = self._hex()
-            return rng.choice(("0x", "$")) + digits, "0x" + digits
-        if kind == "int":
-            number = rng.randint(0, 10 ** rng.randint(1, 4))
-            return str(number), number
-        if kind == "capital":
-            word = rng.choice(content_words())
-            return (word.upper() if rng.random() < 0.5 else word.capitalize()), word
-        text = {"path": self._path, "code": self._code, "word": self._word}[kind]()
-        return text, text
+        text = " ".join(rng.choice(("", "", f"{rng.choice(FILLERS)} ")).split() + text.split())
+        if not text.endswith("?"):
+            text += rng.choice(("", "", "", ".", "?", f" {rng.choice(FILLERS)}"))
+        if rng.random() < 0.6:
+            text = text[0].upper() + text[1:]
+        return _document(system or self._system_prompt(), text, "\n".join(call_text(*call) for call in calls))
 
-    def _hex(self) -> str:
-        """2 to 6 digits; often few distinct ones, zeros at the end or a common first byte, where copies slip."""
-        rng = self.rng
-        number, draw = rng.choice((2, 4, 4, 4, 6, 6, 6)), rng.random()
-        if draw < 0.45:
-            return self._digits(number)
-        if draw < 0.60:
-            few = rng.sample(HEX_DIGITS, rng.choice((2, 3)))
-            return "".join(rng.choice(few) for _ in range(number))
-        if draw < 0.75:
-            return self._digits(number - 2) + "00" if number > 2 else "0" + self._digits(1)
-        return (rng.choice(("00", "0A", "1F", "7E", "7F", "80", "C0", "FF")) + self._digits(number))[:number]
-
-    def _digits(self, number: int) -> str:
-        return "".join(self.rng.choice(HEX_DIGITS) for _ in range(number))
-
-    def _path(self) -> str:
-        """Up to three folders and a joined stem; sometimes it shares folder or stem with the path before."""
-        rng = self.rng
-        folders = [self._word() for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 3)))]
-        stem = rng.choice(("_", "_", "-", "")).join(self._word() for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
-        if rng.random() < 0.7:
-            stem += rng.choice(("", "", "_", "_v", "-")) + str(rng.randint(0, 10 ** rng.randint(1, 4)))
-        extension = self._word()[:3] if rng.random() < 0.35 else rng.choice(EXTENSIONS)
-        if self.last_path and rng.random() < 0.15:
-            last_folder, _, last_name = self.last_path.rpartition("/")
-            if rng.random() < 0.5 and last_folder:
-                folders = last_folder.split("/")
-            else:
-                stem = last_name.rsplit(".", 1)[0] + rng.choice(("", f"_{rng.randint(0, 99)}", str(rng.randint(0, 9))))
-        path = "/".join([*folders, stem]) + f".{extension}"
-        self.last_path = path if len(path) < 40 else ""
-        return path
-
-    def _code(self) -> str:
-        return " : ".join(self._instruction() for _ in range(self.rng.choice((1, 2, 3))))
-
-    def _instruction(self) -> str:
-        rng = self.rng
-        name = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(3))
-        operands = (
-            "",
-            f" #${self._digits(2)}",
-            f" ${self._digits(4)}",
-            f" ${self._digits(6)}",
-            f" {rng.randint(0, 99)}",
-        )
-        return name + rng.choice(operands)
-
-    def _word(self) -> str:
-        draw = self.rng.random()
-        if draw < 0.25:
-            return self.rng.choice(word_list("domain_words.txt"))
-        return self._pseudo_word() if draw > 0.85 else self.rng.choice(content_words())
-
-    def _pseudo_word(self) -> str:
-        rng = self.rng
-        syllables = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 3)))
-        return syllables + rng.choice(("", "n", "r", "x", "t"))
-
-    def _tool_name(self) -> str:
-        rng = self.rng
-        name = self._word() + rng.choice((".", "_", ".")) + self._word()
-        return name + rng.choice(("_", ".")) + self._word() if rng.random() < 0.4 else name
-
-    def _system(self) -> str:
-        return self.rng.choice(SYSTEM_PROMPTS).format(a=self._word(), b=self._word())
-
-    def _opening(self) -> str:
-        return self.rng.choice(("", "", f"{self.rng.choice(FILLERS)} "))
-
-    def _capital(self, text: str) -> str:
-        return text[0].upper() + text[1:] if self.rng.random() < 0.6 else text
+    def _system_prompt(self) -> str:
+        words = {slot: self.values.word() for slot in "abc"}
+        return self.rng.choice(SYSTEM_PROMPTS).format(**words)
 
 
-def sample_documents(seed: str, number: int, mixture: Mixture = MAIN) -> Sequence[Document]:
+def call_text(name: str, arguments: dict[str, object]) -> str:
+    """A tool call as the chat template writes it."""
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+
+
+def sample_documents(seed: str, number: int, mixture: Mixture = MAIN) -> list[Document]:
     """Some documents of one stream, for the tokenizer and for looking at."""
     writer = Writer(random.Random(seed))
     return [writer.document(mixture) for _ in range(number)]
+
+
+def _document(system: str, user: str, answer: str) -> Document:
+    turns = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    return Document(turns, f"{answer}<|im_end|>")

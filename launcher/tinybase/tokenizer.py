@@ -1,7 +1,8 @@
-"""The tiny base's tokenizer, byte-level BPE that spells a value alike in a request and in JSON, and its template.
+"""The tiny base's tokenizer and chat template: a value is spelt the same way in a request and in JSON.
 
-Each digit, each hex letter, `0x`, each run of JSON punctuation and each run of blanks is a piece of its own, and words
-do not swallow the blank before them. So copying a value into a call is copying tokens, which a tiny model can learn.
+Byte-level BPE. Each digit, each hex letter, `0x`, each run of JSON punctuation and each run of blanks is a piece of its
+own, and words do not swallow the blank before them. So copying a value into a call is copying tokens, which a tiny
+model can learn.
 """
 
 from __future__ import annotations

@@ -13,8 +13,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from launcher.tinybase.english import VERBS, gerund, participle
-from launcher.tinybase.values import invented_facts
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from launcher.data.chat import prompt_messages
@@ -28,8 +26,10 @@ from launcher.evaluate.parsing import parse_calls
 from launcher.models import BUILTIN_MODELS
 from launcher.tinybase import pretrain
 from launcher.tinybase.corpus import MAIN, OPENING, Document, Writer, sample_documents
+from launcher.tinybase.english import VERBS, gerund, participle
 from launcher.tinybase.model import new_model
 from launcher.tinybase.tokenizer import VOCABULARY_SIZE
+from launcher.tinybase.values import invented_facts
 
 SHIPPED = BUILTIN_MODELS["builtin:tiny-base"]
 FIRST_LOSSES = Path(__file__).parent / "data" / "tiny_base_first_losses.json"

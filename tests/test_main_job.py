@@ -185,14 +185,20 @@ def test_a_killed_worker_is_reported_and_resumed_from_its_checkpoint(
 
 
 def test_two_groups_at_once_on_one_machine(tmp_path: Path, short_job: Writer, short_preset: Writer) -> None:
-    command = [sys.executable, "-m", "launcher", "run", str(short_job()), "--local", "--preset", short_preset()]
-    command += ["--runs-dir", str(tmp_path / "runs"), "--name"]
+    """One by the command, one by the Ray program by hand."""
+    job, preset = str(short_job()), short_preset()
+    programs = {"one": ["launcher", "run", job, "--local"], "two": ["ray_jobs.specialists", job]}
     both = [
-        subprocess.Popen([*command, name], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for name in ("one", "two")
-    ]
-    said = [process.communicate(timeout=400)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+        subprocess.Popen(
+            [sys.executable, "-m", *program, "--preset", preset, "--runs-dir", str(tmp_path / "runs"), "--name", name],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name, program in programs.items()
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=400) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    [row] = json.loads(printed[1][0].splitlines()[-1])
+    assert (row["id"], row["state"]) == ("veran-tools-two", "succeeded")
     for name in ("one", "two"):
         assert RunFolder(tmp_path / f"runs/veran-tools-{name}").read_record().state == "succeeded"
 

@@ -168,3 +168,14 @@ def run_in_process_of_its_own(folder: RunFolder, before: str = "") -> int:
         f"from launcher.train.finetune import finetune; finetune(RunFolder(Path({str(folder.path)!r})))"
     )
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=300, check=False).returncode
+
+
+def test_a_qlora_job_runs_through_the_same_program(new_run: Callable[..., RunFolder]) -> None:
+    from launcher.train.finetune import finetune
+
+    folder = new_run("q", {"method": {"kind": "qlora"}}, max_steps=16, learning_rate=1e-2)
+    finetune(folder)
+    assert folder.read_record().state == RunState.SUCCEEDED
+    curve = losses(folder)
+    assert curve[16] < 0.7 * curve[1]
+    assert set(folder.read_json(folder.evaluation_file)) == {"base", "tuned"}

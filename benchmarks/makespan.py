@@ -9,6 +9,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -23,22 +24,22 @@ def main() -> None:
     """Train three short jobs both ways and print the ratios."""
     print_machine()
     together = child_json("benchmarks.makespan", "together")
-    alone = child_json("benchmarks.makespan", "one-after-another")
+    alone = sum(child_json("benchmarks.makespan", name)["makespan_s"] for name in JOBS)
     cores = psutil.cpu_count(logical=True) or 1
     floor = together["cpu_seconds"] / cores
     print(f"makespan of three at once, {STEPS} steps each: {together['makespan_s']:.1f} s")
     for name, seconds, aim in (
-        ("one after another", alone["makespan_s"], ""),
+        ("one after another", alone, ""),
         (f"total work / {cores} cores", floor, "   aim ≤ 1.10x"),
     ):
         print(f"  {name:<22}{seconds:8.1f} s   at once / this: {together['makespan_s'] / seconds:.2f}x{aim}")
 
 
-def measure_here(together: bool) -> dict[str, float]:
-    """Makespan and CPU seconds of the three jobs, workers included, Ray's start excluded."""
+def measure_here(names: Sequence[str]) -> dict[str, float]:
+    """Makespan and CPU seconds of these jobs at once, workers included, Ray's start excluded."""
     from launcher.job import JobSpec, load_job
     from launcher.run import create_runs, plan_run
-    from launcher.train.parallel import JobRequest, run_in_parallel
+    from launcher.train.parallel import POLL_SECONDS, JobRequest, run_in_parallel
 
     def shorter(spec: JobSpec) -> JobSpec:
         resolved = spec.resolved()
@@ -47,18 +48,13 @@ def measure_here(together: bool) -> dict[str, float]:
         return JobSpec.from_resolved(resolved)
 
     with tempfile.TemporaryDirectory() as folder:
-        specs = [shorter(load_job(Path(f"jobs/{name}.yaml"), "tiny")) for name in JOBS]
+        specs = [shorter(load_job(Path(f"jobs/{name}.yaml"), "tiny")) for name in names]
         runs = create_runs([plan_run(spec, "tiny") for spec in specs], Path(folder), "benchmark")
-        groups = [runs] if together else [[run] for run in runs]
-        makespan = 0.0
-        for group in groups:
-            requests = [JobRequest(run.path, gpus=1) for run in group]
-            first_poll: list[float] = []
-            run_in_parallel(
-                requests, group[0].path, lambda p=first_poll: p.append(time.perf_counter()), lambda reason: None
-            )
-            # The first poll comes half a second after the tasks were submitted: Ray is up by then.
-            makespan += first_poll[-1] - first_poll[0] + 0.5
+        requests = [JobRequest(run.path, gpus=1) for run in runs]
+        polls: list[float] = []
+        run_in_parallel(requests, runs[0].path, lambda: polls.append(time.perf_counter()), lambda reason: None)
+        # The first poll comes half a second after the tasks were submitted: Ray is up by then.
+        makespan = polls[-1] - polls[0] + POLL_SECONDS
         cpu = sum(_cpu_seconds(run.path) for run in runs)
     return {"makespan_s": makespan, "cpu_seconds": cpu}
 
@@ -69,9 +65,9 @@ def _cpu_seconds(run_dir: Path) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("variant", nargs="?", choices=("together", "one-after-another"))
+    parser.add_argument("variant", nargs="?", choices=("together", *JOBS))
     chosen = parser.parse_args().variant
     if chosen is None:
         main()
     else:
-        print(json.dumps(measure_here(chosen == "together")))
+        print(json.dumps(measure_here(JOBS if chosen == "together" else (chosen,))))

@@ -58,36 +58,30 @@ def _trainer(folder: Path, stock: bool) -> tuple[Any, Any]:
     """The trainer of the job as a worker builds it, without evaluations and saves; or stock TRL on the same rows."""
     from trl import SFTTrainer
 
+    from launcher.data.prepare import read_prepared
     from launcher.job import load_job
     from launcher.run import create_runs, plan_run
     from launcher.schedule import plan_schedule
     from launcher.train.build import build_trainer
-    from launcher.train.callbacks import Progress
-    from launcher.train.finetune import build_callback, build_meter
+    from launcher.train.callbacks import Progress, RunCallback
+    from launcher.train.finetune import build_meter
     from launcher.train.model import load_model, load_tokenizer
     from launcher.train.tracking import Tracker
 
     spec = load_job(JOB, "tiny")
     run = create_runs([plan_run(spec, "tiny")], folder, "benchmark")[0]
-    from launcher.data.prepare import read_prepared
-
     data = read_prepared(run)
     schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
     meter = build_meter(spec, run, time.time())
     tracker = Tracker(spec, run, run.read_record())
-    callback = build_callback(spec, run, meter, Progress(run, meter, STEPS), tracker)
+    callback = RunCallback(spec, schedule, run, Progress(run, meter, STEPS), tracker)
     trainer = build_trainer(spec, data, load_tokenizer(spec), load_model(spec), schedule, run, callback)
-    callback.trainer = trainer
+    args = trainer.args
+    args.max_steps = STEPS
+    args.eval_strategy = args.save_strategy = "no"
     if stock:
-        args = trainer.args
-        trainer = SFTTrainer(
-            model=trainer.model,
-            args=args,
-            train_dataset=trainer.train_dataset,
-            processing_class=trainer.processing_class,
-        )
-    trainer.args.max_steps = STEPS
-    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+        rows, tokenizer = trainer.train_dataset, trainer.processing_class
+        trainer = SFTTrainer(model=trainer.model, args=args, train_dataset=rows, processing_class=tokenizer)
     return trainer, tracker
 
 

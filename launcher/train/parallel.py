@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -84,6 +85,12 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
+@cache
+def _token() -> str:
+    """One token for the life of this process: Ray keeps the first it has read."""
+    return secrets.token_hex(32)
+
+
 @contextmanager
 def own_ray(token_dir: Path, cpus: int) -> Iterator[None]:
     """Start a Ray for this program alone and end it afterwards.
@@ -92,7 +99,7 @@ def own_ray(token_dir: Path, cpus: int) -> Iterator[None]:
     """
     token_file = token_dir / "ray-token"
     token_file.touch(mode=0o600)
-    token_file.write_text(secrets.token_hex(32), encoding="utf-8")
+    token_file.write_text(_token(), encoding="utf-8")
     # Ray reads these when it is imported; without them it writes a token into the home directory.
     os.environ.update(
         RAY_AUTH_MODE="token",

@@ -25,6 +25,7 @@ from launcher.tinybase.corpus import MAIN, OPENING, Document, Writer, sample_doc
 from launcher.tinybase.english import word_list
 from launcher.tinybase.model import new_model
 from launcher.tinybase.tokenizer import build_tokenizer
+from launcher.train.parallel import MALLOC_ENVIRONMENT
 
 STEPS = 5000
 BATCH = 24
@@ -38,12 +39,6 @@ TOKENIZER_DOCUMENTS = 6000
 SEED = 0
 IGNORED = -100
 REPORT_EVERY = 200
-# glibc would give the step's buffers back to the kernel each time, a fifth of the step; it reads these at start only.
-MALLOC_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(128 << 20),
-}
 
 EncodedDocument = tuple[list[int], list[int]]  # token ids of prompt and answer
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from launcher.cli.jobs import DEFAULT_RUNS_DIR, AsJson, RunsDir
+from launcher.cli.jobs import DEFAULT_RUNS_DIR, AsJson, RunsDir, wide_console
 from launcher.rundir import RunFolder, group_members
 
 
@@ -27,7 +27,7 @@ def runs(runs_dir: RunsDir = DEFAULT_RUNS_DIR, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
-        Console(highlight=False).print(results_table(rows))
+        wide_console().print(results_table(rows))
     else:
         Console(stderr=True).print(f"no runs in {runs_dir.absolute()}", soft_wrap=True)
 

@@ -11,7 +11,7 @@ help: ## list these targets
 setup: ## .venv from the lock, with .venv/bin/launcher and .venv/bin/sky
 	@scripts/setup.sh
 
-demo: setup ## the main job: three specialists, raw data to report, on this CPU (about 6 minutes)
+demo: setup ## the main job: three specialists, raw data to report, on this CPU (about 4 minutes)
 	.venv/bin/launcher run $(SPECIALISTS) --local
 
 demo-seeds: setup ## the demo with two training seeds and three data seeds, and the README's tables

@@ -35,11 +35,12 @@ def _cells(folder: RunFolder) -> list[Any]:
     record = folder.read_record()
     progress = folder.read_json(folder.progress_file) or {}
     step, total = progress.get("step", 0), progress.get("total_steps") or record.total_steps or 0
+    done, of = (progress["answered"], progress["prompts"]) if _is_answering(progress) else (step, total)
     state = record.state if record.state.is_final else progress.get("phase", record.state)
     return [
         record.job,
         f"[{STATE_STYLE.get(record.state, 'default')}]{state}[/]",
-        ProgressBar(total=total or 1, completed=step, width=12),
+        ProgressBar(total=of or 1, completed=done, width=12),
         f"{step}/{total}" if total else "–",
         _number(progress.get("loss"), ".3f"),
         _number(progress.get("exact_match"), ".2f"),
@@ -48,6 +49,11 @@ def _cells(folder: RunFolder) -> list[Any]:
         _number(progress.get("projected_usd"), ".4f"),
         "" if record.state.is_final else _duration(progress.get("eta_s")),
     ]
+
+
+def _is_answering(progress: dict[str, Any]) -> bool:
+    """While a model is evaluated, the bar counts the prompts answered."""
+    return progress.get("phase") == "evaluating" and "answered" in progress
 
 
 def _number(value: float | None, form: str) -> str:

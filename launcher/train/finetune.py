@@ -145,13 +145,16 @@ def evaluate(
     began = time.monotonic()
     cap = spec.evaluate.max_new_tokens
     scores: dict[str, Any] = {}
+    answered, prompts = 0, sum(len(getattr(data, part)) for part in EVALUATED_PARTS)
+
+    def advance(count: int) -> None:
+        nonlocal answered
+        answered += count
+        progress.raise_if_stop_requested()
+        progress.update("evaluating", answered=answered, prompts=prompts)
+
     for part in EVALUATED_PARTS:
         examples = getattr(data, part)
-
-        def advance(count: int) -> None:
-            progress.raise_if_stop_requested()
-            progress.update("evaluating")
-
         scores[part], rows = evaluate_part(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,

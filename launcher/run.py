@@ -163,6 +163,8 @@ def runs_to_resume(runs_dir: Path, run_or_group: str, max_usd: float | None = No
     for folder in resumable:
         if max_usd is not None:
             raise_cap(folder, max_usd)
+        elif (folder.read_record().stop_reason or "").startswith("budget"):
+            raise Refused(f"run {folder.id}: its budget stopped it; `launcher resume --max-usd` raises the cap")
         refuse_used_up_budget(folder)
     return resumable
 

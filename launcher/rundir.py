@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from launcher.errors import BadInput
-from launcher.job import JobSpec
+
+if TYPE_CHECKING:
+    from launcher.job import JobSpec
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -175,6 +177,8 @@ class RunFolder:
         Raises:
             BadInput: it is missing or damaged.
         """
+        from launcher.job import JobSpec  # pydantic, which most readers of run folders do not need
+
         raw = self.read_json(self.spec_file)
         if raw is None:
             raise BadInput(f"{self.spec_file}: missing; the run was never started properly, start a new one")

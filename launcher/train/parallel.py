@@ -108,6 +108,7 @@ def own_ray(token_dir: Path, cpus: int) -> Iterator[None]:
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # a task without GPUs keeps CUDA_VISIBLE_DEVICES as it is
     )
     os.environ.pop("RAY_ADDRESS", None)  # another Ray on this machine is not ours
+    os.environ.pop("WANDB_SERVICE", None)  # nor another program's W&B, which would keep a killed worker's run open
     import ray
 
     temporary = tempfile.mkdtemp(prefix="launcher-ray-")

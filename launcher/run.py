@@ -72,15 +72,10 @@ def create_runs(planned: Sequence[PlannedRun], runs_dir: Path, name: str | None)
     if twice:
         raise BadInput(f"jobs: {', '.join(twice)} given more than once; a name may stand once in a group")
     group = name or new_group_id()
-    existing = [f"{n}-{group}" for n in names if (runs_dir / f"{n}-{group}").exists()]
-    if existing:
-        raise BadInput(
-            *(
-                f"{runs_dir / run_id}: exists already; continue it with `launcher resume {run_id}`, choose another "
-                "--name, or delete the folder"
-                for run_id in existing
-            )
-        )
+    wanted = [RunFolder(runs_dir / f"{n}-{group}") for n in names]
+    faults = [folder.already_exists() for folder in wanted if folder.path.exists()]
+    if faults:
+        raise BadInput(*faults)
     return [_create_run(plan, runs_dir, group) for plan in planned]
 
 

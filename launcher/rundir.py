@@ -136,10 +136,7 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True)
         except FileExistsError:
-            raise BadInput(
-                f"{folder.path}: exists already; continue it with `launcher resume {run_id}`, "
-                "choose another --name, or delete the folder"
-            ) from None
+            raise BadInput(folder.already_exists()) from None
         for part in (folder.data_dir, folder.checkpoints_dir, folder.predictions_dir):
             part.mkdir()
         folder.write_record(record)
@@ -158,6 +155,11 @@ class RunFolder:
             hint = f"runs there: {', '.join(known[-5:])}" if known else "there are no runs there"
             raise BadInput(f"run {run_id!r}: not found in {runs_dir.absolute()}; {hint}")
         return folder
+
+    def already_exists(self) -> str:
+        """What to tell somebody who wants to make this run anew."""
+        ways_out = f"continue it with `launcher resume {self.id}`, choose another --name, or delete the folder"
+        return f"{self.path}: exists already; {ways_out}"
 
     def read_record(self) -> RunRecord:
         """The record as last written, with `lost` in place of an active state whose process is gone."""

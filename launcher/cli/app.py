@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from launcher import __version__
 from launcher.cli import data, jobs, runs
@@ -60,14 +61,8 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("LAUNCHER_DEBUG"):
             traceback.print_exc()
         for line in str(fault).splitlines():
-            console.print(f"[bold red]error:[/] {_escape(line)}")
+            console.print(f"[bold red]error:[/] {escape(line)}")
         return fault.exit_code
     except SystemExit as done:  # typer has printed its own errors (exit code 2) and its help by now
         return done.code if isinstance(done.code, int) else int(bool(done.code))
     return 0
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

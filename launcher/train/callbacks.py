@@ -138,7 +138,8 @@ class RunCallback(TrainerCallback):
         loss, tokens = self.trainer.take_step()
         self._losses.append(loss)
         self._tokens += tokens
-        cost = self._cost(state)
+        remaining_s = self._remaining_s(state)
+        cost = self._cost(remaining_s)
         row = {"train/loss": loss, "train/tokens": self.trainer.total_tokens}
         self.tracker.log(state.global_step, row | {f"cost/{name}": value for name, value in cost.items()})
         self.progress.update(
@@ -147,7 +148,7 @@ class RunCallback(TrainerCallback):
             loss=loss,
             tokens_per_second=self._tokens_per_second(),
             projected_usd=cost["projected_usd"],
-            eta_s=self._remaining_s(state),
+            eta_s=remaining_s,
         )
         self._decide(state, control, loss)
 
@@ -165,7 +166,7 @@ class RunCallback(TrainerCallback):
             "tokens": self.trainer.total_tokens,
             "tokens_per_second": self._tokens_per_second(),
             "elapsed_s": self.meter.elapsed_s(),
-            **self._cost(state),
+            **self._cost(self._remaining_s(state)),
         }
         self.folder.append_metrics(row)
         self.tracker.log(state.global_step, {f"train/{name}": value for name, value in rates.items()})
@@ -239,8 +240,8 @@ class RunCallback(TrainerCallback):
             saves_left=sum(point > step for point in self.schedule.save_points),
         )
 
-    def _cost(self, state: TrainerState) -> dict[str, float | None]:
+    def _cost(self, remaining_s: float | None) -> dict[str, float | None]:
         """`usd` so far and `projected_usd` at the end; None where no price is known."""
-        elapsed, remaining = self.meter.elapsed_s(), self._remaining_s(state)
-        projected = None if remaining is None else self.meter.guard.usd(elapsed + remaining)
+        elapsed = self.meter.elapsed_s()
+        projected = None if remaining_s is None else self.meter.guard.usd(elapsed + remaining_s)
         return {"usd": self.meter.guard.usd(elapsed), "projected_usd": projected}

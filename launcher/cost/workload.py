@@ -1,0 +1,81 @@
+"""One training configuration as memory and speed see it: model shape, method, tokens per step, sharding, stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from launcher.architecture import Architecture
+
+Method = Literal["full", "lora", "qlora"]
+Quantization = Literal["none", "nf4", "nf4-dq", "int4"]
+Sharding = Literal["none", "ddp", "zero2", "zero3", "fsdp"]
+Attention = Literal["flash", "sdpa", "eager"]
+# trained_positions: this launcher's own loss, logits at the trained positions only. The others are those of
+# docs/cost-model.md; hf, hf_old and hf_old_held are transformers' loss of now and then, fused and linear_ce never hold
+# the logits whole, chunk holds them in 16 bits.
+LossKernel = Literal["trained_positions", "hf", "hf_old", "hf_old_held", "fused", "linear_ce", "chunk", "litgpt"]
+Optimizer = Literal["adamw", "adamw_fp32", "adamw_8bit", "paged_8bit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """How a training program spends memory where the job leaves it open.
+
+    adapter_bytes: of one adapter weight (2: 16 bits, 4: fp32). embedding_bytes: of one embedding weight.
+    master_bytes: of one weight under full fine-tuning. autocast: torch autocast casts the inputs once for all modules.
+    repeat_kv: keys and values are repeated to all heads. experts_quantised: routed experts are held in 4 bits.
+    old_bitsandbytes: the version that keeps a dequantised copy of each weight for the backward pass.
+    """
+
+    name: str
+    loss: LossKernel
+    adapter_bytes: int = 2
+    embedding_bytes: int = 2
+    master_bytes: int = 2
+    autocast: bool = True
+    repeat_kv: bool = False
+    experts_quantised: bool = False
+    old_bitsandbytes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What one GPU does in one micro-step.
+
+    seq_len: tokens of the longest row; micro_batch: rows per GPU. trained_tokens: positions per micro-step at which a
+    loss is computed, all of them where None (matters to `trained_positions` only). gpus: over all nodes; `sharding`
+    says what they share. nodes: how many machines they stand in.
+    """
+
+    architecture: Architecture
+    method: Method
+    quantization: Quantization
+    seq_len: int
+    micro_batch: int
+    stack: Stack
+    rank: int = 16
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    lora_dropout: float = 0.0
+    gradient_checkpointing: bool = True
+    attention: Attention = "sdpa"
+    optimizer: Optimizer = "adamw"
+    gpus: int = 1
+    nodes: int = 1
+    sharding: Sharding = "none"
+    cpu_offload: bool = False
+    activation_offload: bool = False
+    optimizer_in_backward: bool = False
+    trained_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-step on one GPU, padding included."""
+        return self.seq_len * self.micro_batch
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Trainable LoRA weights; 0 under full fine-tuning."""
+        if self.method == "full":
+            return 0
+        return self.architecture.adapter_parameters(self.rank, self.target_modules)

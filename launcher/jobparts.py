@@ -16,6 +16,7 @@ from launcher.units import Gib, Seconds, Usd
 
 BUILTIN_SOURCES = ("builtin:specialists",)
 Metric = Literal["exact_match", "loss"]
+OWN_STACK = "launcher"
 
 
 def refuse(conflicts: Iterable[str]) -> None:
@@ -131,6 +132,7 @@ class TrainSpec(Section):
     """The training arguments. `max_steps`, where given, counts instead of `epochs`.
 
     `batch: max` is the largest micro-batch that fits; `global_batch` then says the examples of one optimizer step.
+    `stack`: the training program that memory and speed are planned for; runs of this launcher use its own.
     """
 
     batch: Annotated[int | Literal["max"], _count_or("max")] = 4
@@ -157,6 +159,7 @@ class TrainSpec(Section):
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
     packing: bool = False
     seed: Seed = 0
+    stack: Text = OWN_STACK
 
     @property
     def effective_batch(self) -> int:

@@ -45,7 +45,8 @@ class Workload:
 
     seq_len: tokens of the longest row; micro_batch: rows per GPU. trained_tokens: positions per micro-step at which a
     loss is computed, all of them where None (matters to `trained_positions` only). gpus: over all nodes; `sharding`
-    says what they share. nodes: how many machines they stand in.
+    says what they share. nodes: how many machines they stand in. weight_bytes: of one base weight that is neither
+    quantised nor trained: 2 in 16 bits, 4 in fp32.
     """
 
     architecture: Architecture
@@ -67,6 +68,7 @@ class Workload:
     activation_offload: bool = False
     optimizer_in_backward: bool = False
     trained_tokens: int | None = None
+    weight_bytes: int = 2
 
     @property
     def tokens(self) -> int:

@@ -19,11 +19,11 @@ from launcher.errors import BadInput
 TABLE = Path(__file__).parent.parent / "assets" / "gpus.json"
 # How far a catalog's figure may lie from the nominal size: drivers show 15,109 MiB for a T4 of 16 GiB.
 MEMORY_TOLERANCE = 0.08
-# Of the nominal size, on a card whose total nobody published: below the lowest share of any card that was measured
-# (0.916, A10G and L4, which give up a sixteenth to error correction).
-ASSUMED_USABLE_SHARE = 0.915
+# Of the nominal size, on a card whose total nobody published: the lowest share of any card in the table (the T4's,
+# which gives up a sixteenth to error correction).
+ASSUMED_USABLE_SHARE = 0.91
 
-_MAKERS = re.compile(r"NVIDIA|GEFORCE|TESLA|QUADRO|BLACKWELL|GENERATION|EDITION|HBM\d?E?")
+_MAKERS = re.compile(r"NVIDIA|AMD|INSTINCT|GEFORCE|TESLA|QUADRO|BLACKWELL|GENERATION|EDITION|HBM\d?E?")
 _MEMORY = re.compile(r"(?<![A-Z0-9])(\d+(?:\.\d+)?)\s*G(?:I?B)?(?![A-Z0-9])")
 
 
@@ -128,9 +128,8 @@ def _models_named(name: str) -> tuple[GpuModel, ...]:
     if models is None:
         near = difflib.get_close_matches(key, _index(), n=5, cutoff=0.6)
         names = dict.fromkeys(_index()[match][0].name for match in near)
-        raise BadInput(
-            f"gpu: {name!r}: unknown; " + (f"nearest: {', '.join(names)}" if names else "e.g. RTX4090, H100")
-        )
+        hint = f"nearest: {', '.join(names)}" if names else "for example RTX4090, A100-80GB, H100"
+        raise BadInput(f"gpu: {name!r}: unknown; {hint}")
     return models
 
 

@@ -1,4 +1,4 @@
-"""From what a source lists to offers: it names GPUs, checks sizes and prices, and counts what it leaves out, in one place.
+"""From what a source lists to offers: the one place that names GPUs, checks sizes and prices, and counts the rest.
 
 A catalog of ten thousand rows may hold hundreds that are of no use; each kind of them is one line of warning.
 """

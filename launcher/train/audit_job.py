@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
@@ -14,6 +16,7 @@ from launcher.schedule import plan_schedule
 from launcher.train.build import build_trainer
 from launcher.train.mask_audit import MaskAudit, audit_trainer, check_masks
 from launcher.train.model import load_tokenizer
+from launcher.train.trainer import ToolCallTrainer
 
 
 def audit_job(spec: JobSpec, data: PreparedData) -> MaskAudit:
@@ -23,17 +26,25 @@ def audit_job(spec: JobSpec, data: PreparedData) -> MaskAudit:
         BadInput: the tokenizer cannot be had, or its chat template cannot be trained on.
         Refused: the job would not train what it should.
     """
+    with trainer_without_weights(spec, data) as trainer:
+        audit = audit_trainer(trainer, spec, data)
+    check_masks(audit)
+    return audit
+
+
+@contextmanager
+def trainer_without_weights(spec: JobSpec, data: PreparedData) -> Iterator[ToolCallTrainer]:
+    """The job's trainer around a stand-in for its model: its rows and batches are those of the real one.
+
+    Raises:
+        BadInput: the tokenizer cannot be had, or its chat template cannot be trained on.
+    """
     tokenizer = load_tokenizer(spec)
     schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
     # No adapters: the names of their modules are those of the real model.
     without_adapters = spec.model_copy(update={"method": spec.method.model_copy(update={"kind": "full"})})
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(
-            without_adapters, data, tokenizer, _stand_in(tokenizer), schedule, RunFolder(Path(folder))
-        )
-        audit = audit_trainer(trainer, spec, data)
-    check_masks(audit)
-    return audit
+        yield build_trainer(without_adapters, data, tokenizer, _stand_in(tokenizer), schedule, RunFolder(Path(folder)))
 
 
 def _stand_in(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -45,7 +45,7 @@ def _take(name: str, entry: dict[str, Any], intake: Intake, priced_at: str) -> N
     gpu = kind.get("gpu_description") or kind["description"].partition("x ")[2]
     memory = _MEMORY.search(gpu)
     if memory is None:
-        return intake.leave_out("without a GPU's memory", gpu)
+        return intake.leave_out("memory not stated, left out", gpu)
     if not regions:
         intake.sold_out += 1
     cents = kind["price_cents_per_hour"]

@@ -48,7 +48,7 @@ def _take(ask: dict[str, Any], intake: Intake, priced_at: str) -> None:
         intake.sold_out += 1
         return
     if ask.get("verification", "verified") != "verified" or ask.get("verified") is False:
-        intake.leave_out("of hosts that vast.ai has not verified", str(ask["gpu_name"]))
+        intake.leave_out("host not verified by vast.ai, left out", str(ask["gpu_name"]))
         return
     name, gpus = str(ask["gpu_name"]), _count(ask["num_gpus"])
     cores, effective_cores = positive_number(ask.get("cpu_cores")), positive_number(ask.get("cpu_cores_effective"))

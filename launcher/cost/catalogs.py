@@ -83,13 +83,23 @@ def sky_catalogs() -> Path:
     return (Path(base).expanduser() if base else Path.home()) / ".sky" / "catalogs" / SCHEMA
 
 
+def catalog_path(provider: Provider) -> Path:
+    """Where SkyPilot keeps its catalog of a provider."""
+    return sky_catalogs() / provider / "vms.csv"
+
+
+def checksum_path(provider: Provider) -> Path:
+    """The file in which SkyPilot keeps the MD5 of the catalog it downloaded; a hand-made one has none."""
+    return sky_catalogs() / ".meta" / provider / "vms.csv.md5"
+
+
 def read_sky_catalog(provider: Provider) -> Intake:
     """The offers of SkyPilot's catalog of a provider, as it lies on this machine.
 
     Raises:
         BadInput: there is no such file, or it is no price catalog.
     """
-    path = sky_catalogs() / provider / "vms.csv"
+    path = catalog_path(provider)
     return parse_catalog(_read(path), str(path), provider, "catalog", catalog_date(provider))
 
 
@@ -111,17 +121,12 @@ def catalog_date(provider: Provider) -> str | None:
 
     SkyPilot touches the file when a download fails, but writes the `.md5` beside it only when one succeeds.
     """
-    path, checksum = sky_catalogs() / provider / "vms.csv", checksum_path(provider)
+    path, checksum = catalog_path(provider), checksum_path(provider)
     try:
         written = (checksum if checksum.exists() else path).stat().st_mtime
     except OSError:
         return None
     return datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
-
-
-def checksum_path(provider: Provider) -> Path:
-    """The file in which SkyPilot keeps the MD5 of the catalog it downloaded."""
-    return sky_catalogs() / ".meta" / provider / "vms.csv.md5"
 
 
 def parse_catalog(
@@ -205,7 +210,7 @@ def _take(row: Mapping[str, str], intake: Intake, priced_at: str | None) -> None
     if count is None or not 0 < count < math.inf:
         raise _Broken(f"AcceleratorCount: {row['AcceleratorCount']!r}: a whole number from 1 is needed")
     if not count.is_integer():
-        intake.leave_out("with part of a GPU", f"{name}: {count:g}")
+        intake.leave_out("part of a GPU, left out", f"{name}: {count:g}")
         return
     dialect, info, gpus = _DIALECTS[intake.provider], _row_info(row), int(count)
     intake.take(

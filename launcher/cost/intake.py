@@ -52,10 +52,10 @@ class Intake:
         """
         model = next((model for name in names if (model := _model(name, memory_gib)) is not None), None)
         if model is None:
-            return self.leave_out("of GPUs not known here", names[0])
+            return self.leave_out("GPU not known, left out", names[0])
         size = snap_memory_gib(model.name, memory_gib)
         if size is None:
-            return self.leave_out("whose memory is not that of such a GPU", f"{names[0]} with {memory_gib:.4g} GiB")
+            return self.leave_out("no such GPU has this memory, left out", f"{names[0]} with {memory_gib:.4g} GiB")
         for spot, stated in ((False, price), (True, spot_price)):
             usd_per_hour = valid_price(stated)
             if usd_per_hour is not None:
@@ -70,12 +70,12 @@ class Intake:
                 )
                 self._offers[offer] = None
             elif not spot:
-                self.leave_out("without a usable price", show_value(stated))
+                self.leave_out("no usable price, left out", show_value(stated))
             elif stated is not None:
-                self.leave_out("with a spot price that is none, as spot", show_value(stated))
+                self.leave_out("no usable spot price, left out as spot", show_value(stated))
 
     def leave_out(self, kind: str, example: str) -> None:
-        """Count a machine that is of no use; `kind` completes 'left out: 3 rows ...'."""
+        """Count a machine that is of no use, by what is wrong with it; the example is shown."""
         self._left_out.setdefault(kind, Counter())[printable(example)] += 1
 
     def break_row(self, place: str, reason: str) -> None:
@@ -88,7 +88,7 @@ class Intake:
         for kind, examples in self._left_out.items():
             count = examples.total()
             rows = "1 row" if count == 1 else f"{count} rows"
-            lines.append(f"{self.what}: left out: {rows} {kind} ({_listed(examples)})")
+            lines.append(f"{self.what}: {kind}: {rows} ({_listed(examples)})")
         more = len(self._broken) - MOST_FAULTS_SHOWN
         lines += self._broken[:MOST_FAULTS_SHOWN]
         return lines + ([f"{self.what}: and {more} more rows that cannot be read"] if more > 0 else [])

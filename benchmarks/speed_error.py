@@ -24,7 +24,8 @@ import numpy as np
 from launcher.cost.gpus import GpuModel
 from launcher.cost.speed import predicted_speed
 from launcher.cost.speed_cases import read_case
-from launcher.cost.utilisation import FITTED, Constants, Fitted, Program, micro_step
+from launcher.cost.speed_constants import FITTED, Constants, Fitted, Program
+from launcher.cost.utilisation import micro_step
 from launcher.cost.workload import Workload
 
 POINTS = Path(__file__).parent.parent / "launcher" / "assets" / "throughput.json"
@@ -142,7 +143,7 @@ def write_fitted(points: Sequence[Point], errors: Sequence[Error]) -> None:
     """Fit all points and write what ships, with its provenance."""
     constants = fit(points)
     stored = {
-        "about": "Written by `python -m benchmarks.speed_error --fit` from throughput.json; docs/speed-model.md explains.",
+        "about": "Written by `python -m benchmarks.speed_error --fit`; docs/speed-model.md explains.",
         "fitted": date.today().isoformat(),
         "points": len(points),
         "sources": sorted({point.group for point in points}),

@@ -1,17 +1,15 @@
 """Training speed of one GPU: tokens per second with a 90 % interval, from the shape, the GPU's data sheet and nine
-constants fitted to published runs (`launcher.cost.utilisation`)."""
+constants fitted to published runs (`launcher.cost.speed_constants`)."""
 
 from __future__ import annotations
 
 import math
 
 from launcher.cost.gpus import GpuModel
+from launcher.cost.speed_constants import Fitted, Program, load_fitted
 from launcher.cost.spread import Spread
 from launcher.cost.utilisation import (
-    Fitted,
-    Program,
     attention_flops_per_token,
-    load_fitted,
     matmul_flops_per_token,
     micro_step,
     recomputed_share,
@@ -42,14 +40,14 @@ def tokens_per_second_per_gpu(
     own source (benchmarks/README.md).
 
     Args:
-        calibration: measured over predicted speed of this stack on this GPU; takes the place of the prior's interval.
+        calibration: tokens per second per GPU measured with this stack on this GPU, for this workload; it takes the
+            place of the prediction.
         accumulation: micro-steps per optimizer step; matters to full fine-tuning.
     """
+    if calibration is not None:
+        return calibration
     program = Program(fused=framework in FUSED_FRAMEWORKS, compiled=compile, accumulation=accumulation)
-    prior = predicted_speed(workload, gpu, program, load_fitted())
-    if calibration is None:
-        return prior
-    return Spread(prior.median * calibration.median, calibration.below, calibration.above)
+    return predicted_speed(workload, gpu, program, load_fitted())
 
 
 def predicted_speed(workload: Workload, gpu: GpuModel, program: Program, fitted: Fitted) -> Spread:

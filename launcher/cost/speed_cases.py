@@ -10,8 +10,8 @@ from typing import Any
 from launcher.cost.cases import workload_of_case
 from launcher.cost.gpus import GpuModel, find_gpu
 from launcher.cost.speed import FUSED_FRAMEWORKS, predicted_speed
+from launcher.cost.speed_constants import Fitted, Program, load_fitted
 from launcher.cost.spread import Spread
-from launcher.cost.utilisation import Fitted, Program, load_fitted
 from launcher.cost.workload import Workload
 from launcher.errors import BadInput
 

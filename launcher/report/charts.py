@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SERIES_COLOURS = 6
-INK, MUTED, LINE = "#010203", "#010204", "#010205"
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"}
+INK, MUTED, LINE, PAGE = "#010203", "#010204", "#010205", "#010206"
+GOOD, WARN, BAD = "#010207", "#010208", "#010209"
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAGE: "--page"}
+VARIABLES |= {GOOD: "--good", WARN: "--warn", BAD: "--bad"}
 VARIABLES |= {f"#0102{16 + i:02x}": f"--series-{i + 1}" for i in range(SERIES_COLOURS)}
 MARKERS, GLYPHS = ("o", "s", "^", "D", "v", "P"), ("●", "■", "▲", "◆", "▼", "✚")
 LOG_FROM_RATIO = 20.0  # a loss that falls further than this is drawn on a logarithmic scale
@@ -66,6 +68,11 @@ class Interval:
     low: float | None
     high: float | None
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Both bounds; the value itself where there is none."""
+        return (self.value if self.low is None else self.low), (self.value if self.high is None else self.high)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -86,7 +93,7 @@ def line_chart(curves: Sequence[Curve], x_label: str, y_label: str, share: bool 
     """Curves over steps or, with `money`, over US dollars; `share` fixes the y axis to 0..1. Returns an SVG element."""
     from matplotlib.ticker import LogLocator
 
-    figure, axes = _new_figure(5.4, 3.0)
+    figure, axes = new_figure(5.4, 3.0)
     for curve in curves:
         _draw_curve(axes, curve)
     axes.set_xlabel(x_label)
@@ -104,7 +111,7 @@ def line_chart(curves: Sequence[Curve], x_label: str, y_label: str, share: bool 
         axes.set_ylim(bottom=0)
     if money:
         axes.xaxis.set_major_formatter(lambda x, _: f"${x:.4g}")
-    return _to_svg(figure)
+    return to_svg(figure)
 
 
 def _draw_curve(axes: Axes, curve: Curve) -> None:
@@ -122,22 +129,17 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
 
 def interval_chart(rows: Sequence[Comparison], x_label: str) -> str:
     """Base and tuned with their intervals on one axis from 0 to 1, first row on top. Returns an SVG element."""
-    figure, axes = _new_figure(10.4, 0.6 + 0.42 * len(rows))
+    figure, axes = new_figure(10.4, 0.6 + 0.42 * len(rows))
     for place, row in enumerate(reversed(rows)):
         # A little apart, because the intervals of base and tuned may overlap.
         if row.base is not None:
             _draw_interval(axes, row.base, place - 0.13, MUTED, filled=False)
         if row.tuned is not None:
             _draw_interval(axes, row.tuned, place + 0.13, series_colour(row.colour), filled=True)
-    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
-    axes.tick_params(axis="y", length=0, pad=12, labelcolor=INK)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
+    label_rows(axes, [row.label for row in rows])
     axes.set_xlim(0, 1)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", visible=True)
     axes.set_xlabel(x_label)
-    return _to_svg(figure)
+    return to_svg(figure)
 
 
 def _draw_interval(axes: Axes, interval: Interval, place: float, colour: str, filled: bool) -> None:
@@ -147,17 +149,34 @@ def _draw_interval(axes: Axes, interval: Interval, place: float, colour: str, fi
     axes.plot(interval.value, place, "o", markersize=6.5, markeredgecolor=colour, markerfacecolor=face, clip_on=False)
 
 
-def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Labelled rows in place of a y axis: the first label on top, at the highest of 0, 1, 2, ..."""
+    axes.set_yticks(range(len(labels)), list(reversed(labels)), parse_math=False)
+    axes.tick_params(axis="y", length=0, pad=12, labelcolor=INK)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", visible=True)
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of this size in inches, without pyplot and its global state."""
+    figure, [axes] = new_panels(width, height)
+    return figure, axes
+
+
+def new_panels(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
+    """The same with several axes, in reading order; `grid` is that of `Figure.subplots`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+        return figure, list(figure.subplots(**grid, squeeze=False).flat)
 
 
-def _to_svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG element of the page: its colours, its fonts, ids of its own."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()

@@ -49,6 +49,24 @@ def seconds(value: float | None) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def hours(value: float | None) -> str:
+    """Hours as a time: 2 h 07 min."""
+    return UNKNOWN if value is None else seconds(3600 * value)
+
+
+def gib(value: float | None) -> str:
+    """GiB with one decimal, without the unit."""
+    return UNKNOWN if value is None else f"{value:.1f}"
+
+
+def age(hours: float | None) -> str:
+    """How old something is, roughly: 5 hours, 50 days."""
+    if hours is None:
+        return UNKNOWN
+    count, unit = (round(hours / 24), "day") if hours >= 48 else (round(hours), "hour")
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
 def rate(value: float | None) -> str:
     """A count per second."""
     return UNKNOWN if value is None else f"{value:,.0f}"
@@ -117,6 +135,9 @@ FILTERS: dict[str, Callable[..., str]] = {
         interval,
         usd,
         seconds,
+        hours,
+        gib,
+        age,
         rate,
         metric,
         target,

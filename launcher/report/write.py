@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launcher.errors import BadInput, LauncherError
 from launcher.evaluate.targets import TIERS
-from launcher.report import formats
 from launcher.report.charts import GLYPHS, SERIES_COLOURS
 from launcher.report.context import part_tables, run_context
 from launcher.report.figures import result_chart, training_charts
+from launcher.report.templates import template_environment
 from launcher.report.view import RunView, read_run
 from launcher.rundir import RunFolder, write_atomically
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
 SHOWN_TEMPLATES = 10  # phrasings with failures, for each run
@@ -61,7 +58,7 @@ def _html_file(views: Sequence[RunView], out: Path | None) -> Path:
 def _write(views: Sequence[RunView], html_file: Path) -> Path:
     markdown_file = html_file.with_suffix(".md")
     context = _template_context(views)
-    environment = _environment()
+    environment = template_environment()
     try:
         html_file.parent.mkdir(parents=True, exist_ok=True)
         for name, path in ((HTML_TEMPLATE, html_file), (MARKDOWN_TEMPLATE, markdown_file)):
@@ -88,18 +85,3 @@ def _template_context(views: Sequence[RunView]) -> dict[str, Any]:
         "series_colours": SERIES_COLOURS,
         "shown_templates": SHOWN_TEMPLATES,
     }
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("launcher", "assets"),
-        # Instructions and answers hold `<tool_call>`: everything is escaped but the charts, which are marked safe.
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= formats.FILTERS
-    return environment

@@ -1,0 +1,116 @@
+"""The chart of peak memory by component against what the cards have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from launcher.report.charts import BAD, GOOD, INK, PAGE, WARN, Interval, label_rows, new_panels, series_colour, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Verdict = Literal["yes", "tight", "no"]
+COLOURS: dict[Verdict, str] = {"yes": GOOD, "tight": WARN, "no": BAD}
+MARKERS: dict[Verdict, str] = {"yes": "o", "tight": "D", "no": "X"}
+WORDS: dict[Verdict, str] = {"yes": "fits", "tight": "tight", "no": "no"}
+# A card above this many times the largest need is an arrow, lest the need become too small to see.
+SCALE_LIMIT = 2.0
+NARROWEST_NUMBERED = 0.045  # of the axis: a segment below has no room for its figure
+SMALL = 9.0  # points
+BAR_INCHES, CARD_INCHES = 0.42, 0.27
+
+
+@dataclass(frozen=True)
+class MemoryBar:
+    """The peak of one job on one GPU, GiB: by component, and with its bounds."""
+
+    label: str
+    components: Mapping[str, float]
+    peak: Interval
+
+
+@dataclass(frozen=True)
+class CardMark:
+    """A card, the GiB that a program gets of it, and whether the job fits."""
+
+    label: str
+    usable_gib: float
+    verdict: Verdict
+
+
+def memory_chart(bars: Sequence[MemoryBar], cards: Sequence[CardMark], shown: Sequence[str], width: float) -> str:
+    """Peaks by component above, the usable memory of each card below, on one axis. Returns an SVG element.
+
+    Args:
+        bars: one a job and layout, first on top.
+        cards: at least one, first on top.
+        shown: components with a colour of their own; the others are drawn together, in the next colour.
+        width: of the figure, inches.
+    """
+    heights = (BAR_INCHES * len(bars), CARD_INCHES * len(cards))
+    figure, [upper, lower] = new_panels(width, 0.7 + sum(heights), nrows=2, sharex=True, height_ratios=heights)
+    need = max(bar.peak.bounds[1] for bar in bars)
+    right = 1.12 * min(SCALE_LIMIT * need, max([need, *(card.usable_gib for card in cards)]))
+    upper.set_xlim(0, right)
+    for place, bar in enumerate(reversed(bars)):
+        _draw_bar(upper, bar, place, shown)
+    for place, card in enumerate(reversed(cards)):
+        _draw_card(lower, card, place)
+        if card.usable_gib < right:
+            _draw_line_up(upper, lower, card, place)
+    label_rows(upper, [bar.label for bar in bars])
+    label_rows(lower, [card.label for card in cards])
+    upper.tick_params(axis="x", length=0, labelbottom=False)
+    upper.spines["bottom"].set_visible(False)
+    lower.set_xlabel("GiB of one GPU")
+    return to_svg(figure)
+
+
+def _draw_bar(axes: Axes, bar: MemoryBar, place: float, shown: Sequence[str]) -> None:
+    start, narrowest = 0.0, NARROWEST_NUMBERED * axes.get_xlim()[1]
+    for colour, size in _segments(bar, shown):
+        axes.barh(place, size, left=start, height=0.56, color=series_colour(colour), edgecolor=PAGE, linewidth=0.8)
+        if size > narrowest:
+            axes.text(start + size / 2, place, f"{size:.1f}", color=PAGE, fontsize=SMALL, ha="center", va="center")
+        start += size
+    low, high = bar.peak.bounds
+    axes.plot([low, high], [place, place], color=INK, linewidth=1.4, marker="|", markersize=8)
+    _write(axes, f"{bar.peak.value:.1f}, up to {high:.1f}", high, place, INK)
+
+
+def _segments(bar: MemoryBar, shown: Sequence[str]) -> Iterator[tuple[int, float]]:
+    """Colour and GiB of each segment; the components without a colour of their own last, together."""
+    yield from ((colour, bar.components.get(name, 0.0)) for colour, name in enumerate(shown))
+    yield len(shown), sum(gib for name, gib in bar.components.items() if name not in shown)
+
+
+def _draw_card(axes: Axes, card: CardMark, place: float) -> None:
+    right = axes.get_xlim()[1]
+    at, marker = (card.usable_gib, MARKERS[card.verdict]) if card.usable_gib < right else (right, ">")
+    axes.plot(at, place, marker, color=COLOURS[card.verdict], markersize=6.5, clip_on=False)
+    _write(axes, f"{card.usable_gib:.1f} {WORDS[card.verdict]}", at, place, COLOURS[card.verdict])
+
+
+def _draw_line_up(upper: Axes, lower: Axes, card: CardMark, place: float) -> None:
+    line = {"color": COLOURS[card.verdict], "linewidth": 0.9, "alpha": 0.5, "zorder": 0.5}
+    lower.plot([card.usable_gib] * 2, [place, 1e3], scaley=False, **line)
+    upper.axvline(card.usable_gib, **line)
+
+
+def _write(axes: Axes, words: str, x: float, place: float, colour: str) -> None:
+    """Words beside a mark: to its right, or where the axis ends, to its left."""
+    inward = x > 0.8 * axes.get_xlim()[1]
+    box = {"facecolor": PAGE, "edgecolor": "none", "alpha": 0.85, "pad": 0.5}
+    axes.annotate(
+        words,
+        (x, place),
+        (-9 if inward else 9, 0),
+        textcoords="offset points",
+        fontsize=SMALL,
+        color=colour,
+        ha="right" if inward else "left",
+        va="center",
+        bbox=box,
+    )

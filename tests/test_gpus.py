@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.cost.gpus import (
     ASSUMED_USABLE_SHARE,
+    GpuModel,
     all_gpus,
     find_gpu,
     memory_in_name,
@@ -163,7 +164,7 @@ def test_chips_before_ampere_have_no_bf16() -> None:
 
 
 @pytest.mark.parametrize("gpu", all_gpus(), ids=lambda gpu: gpu.name)
-def test_every_row_is_whole(gpu) -> None:
+def test_every_row_is_whole(gpu: GpuModel) -> None:
     figures = [gpu.bf16_tflops, gpu.memory_gb_per_s, gpu.watts, *gpu.memories_gib]
     assert all(math.isfinite(figure) and figure > 0 for figure in figures)
     assert gpu.nvlink_gb_per_s is None or gpu.nvlink_gb_per_s > 0
@@ -191,7 +192,7 @@ def test_usable_memory_nobody_published_is_assumed_low() -> None:
 
 
 @given(st.sampled_from(all_gpus()), st.floats(0.5, 500))
-def test_usable_memory_never_exceeds_what_was_stated(gpu, memory_gib: float) -> None:
+def test_usable_memory_never_exceeds_what_was_stated(gpu: GpuModel, memory_gib: float) -> None:
     assert 0 < usable_gib(gpu.name, memory_gib) <= memory_gib
 
 

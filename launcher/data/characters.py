@@ -1,11 +1,11 @@
 """Tokens of a job's rows from their characters, for a model whose tokenizer is not on this machine.
 
-The table was measured: each model's own `tokenizer.json` (Qwen3, whose merges are Qwen2.5's; Llama 3.1; Llama 2; Gemma
-3; gpt-oss) over text of each kind, one figure a corpus; low and high are the extremes over the corpora, mid their median.
-Corpora, 2.6 million characters in all. Prose: the built-in instructions, tau-bench's turns and policies, the questions of
-When2Call and Seal-Tools, the conversations of a tool-call set, this project's documents. Schema: the tools of the
-built-in examples, BFCL, Seal-Tools and that set. Call: the calls of these. Code: this project's, its templates,
-torch.optim. For scale: docs/calibration.md sets an estimate beside the exact count.
+The table was measured: each model's own `tokenizer.json` (Qwen3, whose merges are Qwen2.5's; Llama 3.1; Llama 2;
+Gemma 3; gpt-oss) over text of each kind, one figure a corpus; low and high are the extremes over the corpora, mid their
+median. Corpora, 2.6 million characters in all. Prose: the built-in instructions, tau-bench's turns and policies, the
+questions of When2Call and Seal-Tools, the conversations of a tool-call set, this project's documents. Schema: the tools
+of the built-in examples, BFCL, Seal-Tools and that set. Call: the calls of these. Code: this project's, its templates,
+torch.optim. docs/calibration.md sets estimates beside exact counts.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from launcher.train.dataset import build_dataset
 from launcher.train.mask_audit import MaskAudit
 from launcher.train.model import lora_config
 from launcher.train.trainer import ToolCallTrainer
-from launcher.train.worst_case import largest_micro_batch, use_micro_batch, worst_case_step
+from launcher.train.worst_case import WorstCase, largest_micro_batch, use_micro_batch, worst_case_step
 
 
 def training_arguments(spec: JobSpec, schedule: Schedule, folder: RunFolder) -> SFTConfig:
@@ -110,17 +110,21 @@ def build_trainer(
     return trainer
 
 
-def fit_micro_batch(trainer: ToolCallTrainer, spec: JobSpec, schedule: Schedule, audit: MaskAudit) -> None:
+def fit_micro_batch(trainer: ToolCallTrainer, spec: JobSpec, schedule: Schedule, audit: MaskAudit) -> WorstCase:
     """Train the worst step there can be, so that running out of memory is found now; put everything back.
 
     With `batch: max` the largest micro-batch that carries it is taken; the effective batch stays as stated.
+
+    Returns:
+        What that step took.
 
     Raises:
         LauncherError: not even the smallest allowed micro-batch fits.
     """
     if spec.train.batch != "max":
-        worst_case_step(trainer, audit.longest_row, schedule.micro_batch)
-        return
+        return worst_case_step(trainer, audit.longest_row, schedule.micro_batch)
     candidates = [schedule.micro_batch, *schedule.smaller_micro_batches]
-    fitting = schedule.with_micro_batch(largest_micro_batch(trainer, audit.longest_row, candidates).micro_batch)
+    worst = largest_micro_batch(trainer, audit.longest_row, candidates)
+    fitting = schedule.with_micro_batch(worst.micro_batch)
     use_micro_batch(trainer, fitting.micro_batch, fitting.accumulation)
+    return worst

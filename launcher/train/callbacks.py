@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -19,6 +19,9 @@ from launcher.schedule import Schedule
 from launcher.train.checkpoints import prune
 from launcher.train.tracking import Tracker
 from launcher.train.trainer import ToolCallTrainer
+
+if TYPE_CHECKING:
+    from launcher.train.calibrate import Calibrator
 
 STATE_FILE = "launcher_state.json"
 PROGRESS_INTERVAL_SECONDS = 0.5
@@ -95,6 +98,7 @@ class RunCallback(TrainerCallback):
     """
 
     trainer: ToolCallTrainer  # set once the trainer, which takes this callback, exists
+    calibrator: Calibrator | None = None  # set once the trainer has shown that its widest step fits
 
     def __init__(
         self, spec: JobSpec, schedule: Schedule, folder: RunFolder, progress: Progress, tracker: Tracker
@@ -135,7 +139,7 @@ class RunCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._seconds += self._end_stretch(Stretch.STEP)
-        loss, tokens = self.trainer.take_step()
+        loss, tokens, positions = self.trainer.take_step()
         self._losses.append(loss)
         self._tokens += tokens
         remaining_s = self._remaining_s(state)
@@ -150,6 +154,8 @@ class RunCallback(TrainerCallback):
             projected_usd=cost["projected_usd"],
             eta_s=remaining_s,
         )
+        if self.calibrator is not None:
+            self.calibrator.end_step(state.global_step, positions)
         self._decide(state, control, loss)
 
     def on_log(
@@ -189,12 +195,14 @@ class RunCallback(TrainerCallback):
         if self.decision is None and step < state.max_steps:
             self.decision = stop
         self._decide(state, control, None)
+        self._end_pause()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._end_stretch(Stretch.SAVE)
         protected = set() if self.best.step is None else {self.best.step}
         prune(self.folder.checkpoints_dir, self.spec.train.keep_checkpoints, protected)
         self.folder.update_record(step=state.global_step, usd=self.meter.usd(), best_step=self.best.step)
+        self._end_pause()
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
@@ -228,6 +236,11 @@ class RunCallback(TrainerCallback):
         seconds, self._stretch_began = now - self._stretch_began, now
         self.meter.guard.record(kind, seconds)
         return seconds
+
+    def _end_pause(self) -> None:
+        """What has passed since the last step was an evaluation or a save, no part of the next step."""
+        if self.calibrator is not None:
+            self.calibrator.start_stretch()
 
     def _tokens_per_second(self) -> float | None:
         return self._tokens / self._seconds if self._seconds else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from datasets import disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 from trl import SFTTrainer
 
 from launcher.data.prepare import PreparedData
-from launcher.data.token_count import RowCounts, histogram
+from launcher.data.token_count import Histogram, RowCounts, histogram
 from launcher.job import JobSpec
 from launcher.train.audit_job import trainer_without_weights
 from launcher.train.mask_rows import IGNORED
@@ -31,18 +32,26 @@ def count_rows(spec: JobSpec, data: PreparedData, source: str) -> RowCounts:
 def rows_of_trainer(trainer: SFTTrainer, source: str) -> RowCounts:
     """The rows of a trainer's dataset; a packed row holds several examples."""
     rows = trainer.train_dataset
-    lengths = [len(tokens) for tokens in rows["input_ids"]]
-    trained = sum(label != IGNORED for labels in rows["labels"] for label in labels)
-    examples = sum(map(len, rows["seq_lengths"])) if "seq_lengths" in rows.column_names else len(lengths)
-    tokens = sum(lengths)
+    trained = sum(
+        int((np.asarray(row["labels"]) != IGNORED).sum()) for row in rows.select_columns("labels").with_format("numpy")
+    )
+    lengths = row_lengths(trainer)
+    tokens = sum(length * count for length, count in lengths)
+    is_packed = "seq_lengths" in rows.column_names
+    examples = sum(map(len, rows["seq_lengths"])) if is_packed else len(rows)
     return RowCounts(
-        lengths=histogram(lengths),
+        lengths=lengths,
         trained_tokens=trained,
         prompt_tokens=(tokens - trained) / examples if examples else 0.0,
         answer_tokens=trained / examples if examples else 0.0,
         is_padded=not trainer.padding_free,
         source=source,
     )
+
+
+def row_lengths(trainer: SFTTrainer) -> Histogram:
+    """The tokens of each row of a trainer's dataset."""
+    return histogram(len(tokens) for tokens in trainer.train_dataset["input_ids"])
 
 
 @contextmanager

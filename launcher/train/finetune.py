@@ -25,10 +25,12 @@ from launcher.job import JobSpec
 from launcher.rundir import RunFolder, RunState, now_iso
 from launcher.schedule import plan_schedule
 from launcher.train.build import build_trainer, fit_micro_batch
+from launcher.train.calibrate import Calibrator
 from launcher.train.callbacks import Meter, Progress, RunCallback
 from launcher.train.checkpoints import checkpoint_path, checkpoint_step, explained_disk_faults, newest_complete
 from launcher.train.deadline import deadline_process
 from launcher.train.mask_audit import audit_trainer, check_masks
+from launcher.train.measurement import Measured
 from launcher.train.model import load_model, load_tokenizer
 from launcher.train.session import run_session
 from launcher.train.tracking import Tracker
@@ -57,13 +59,18 @@ def finetune(folder: RunFolder, resume: bool = False, started_at: float | None =
             progress.update("loading", urgent=True)
             set_seed(spec.train.seed)
             callback = RunCallback(spec, schedule, folder, progress, tracker)
-            trainer = build_trainer(spec, data, load_tokenizer(spec), load_model(spec), schedule, folder, callback)
+            tokenizer = load_tokenizer(spec)
+            loading_began = time.monotonic()
+            model = load_model(spec)
+            load_s = time.monotonic() - loading_began
+            trainer = build_trainer(spec, data, tokenizer, model, schedule, folder, callback)
 
             progress.update("checking", urgent=True)
             audit = audit_trainer(trainer, spec, data)
             folder.write_json(folder.audit_file, audit.to_json())
             check_masks(audit)
-            fit_micro_batch(trainer, spec, schedule, audit)
+            measured = Measured(fit_micro_batch(trainer, spec, schedule, audit), load_s)
+            callback.calibrator = Calibrator(spec, data, schedule, folder, progress, tracker, trainer, measured)
 
             if folder.read_json(folder.evaluation_file) is None:
                 with base_weights(trainer.model):
@@ -258,6 +265,8 @@ def finish(
 ) -> None:
     """Write the run's last word: state, reason, cost, and W&B's summary."""
     usd, step = callback.meter.usd(), callback.trainer.state.global_step
+    if callback.calibrator is not None:
+        callback.calibrator.finish(step, is_complete=decision.kind == "done" and skipped is None)
     state = RunState.SUCCEEDED if decision.kind == "done" else RunState.STOPPED
     print(f"{state} at step {step}: {decision.reason}" + (f"; {skipped}" if skipped else ""))
     callback.progress.update("done", urgent=True, step=step, note=skipped)

@@ -118,6 +118,11 @@ def _gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
+def device_name() -> str:
+    """What the training runs on: the GPU's name, or the processor's."""
+    return next(iter(_gpu_names()), _processor_name())
+
+
 def environment_json() -> str:
     """`describe_environment` as text, for programs that print it."""
     return json.dumps(describe_environment(), indent=2)

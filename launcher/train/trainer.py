@@ -23,6 +23,7 @@ class ToolCallTrainer(SFTTrainer):
     Attributes:
         step_loss: the loss of the optimizer step under way, mean per trained token, as a device scalar.
         step_tokens: tokens (padding left out) of the optimizer step under way.
+        step_positions: the same with padding, which takes as long to compute.
         total_tokens: tokens trained on so far, across resumes.
     """
 
@@ -34,6 +35,7 @@ class ToolCallTrainer(SFTTrainer):
         self.answer_metrics = answer_metrics
         self.step_loss = torch.zeros((), device=self.args.device)
         self.step_tokens = 0
+        self.step_positions = 0
         self.total_tokens = 0
         self.before_commit: Callable[[Path], None] = lambda checkpoint: None
         self.saving_into = checkpoints_dir
@@ -69,17 +71,18 @@ class ToolCallTrainer(SFTTrainer):
         self.step_tokens += (
             int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
         )
+        self.step_positions += inputs["input_ids"].numel()
         loss = super().training_step(model, inputs, *args)
         self.step_loss += loss.detach()
         return loss
 
-    def take_step(self) -> tuple[float, int]:
-        """The loss and the tokens of the optimizer step just done; starts counting anew."""
-        loss, tokens = float(self.step_loss), self.step_tokens
+    def take_step(self) -> tuple[float, int, int]:
+        """The loss of the optimizer step just done, its tokens and its positions; starts counting anew."""
+        loss, tokens, positions = float(self.step_loss), self.step_tokens, self.step_positions
         self.step_loss.zero_()
-        self.step_tokens = 0
+        self.step_tokens = self.step_positions = 0
         self.total_tokens += tokens
-        return loss, tokens
+        return loss, tokens, positions
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The loss on the evaluation set, and the answer metrics.

@@ -25,7 +25,7 @@ GIB = 2**30
 # Figures that SFTTrainer and our trainer keep themselves while they train.
 COUNTERS = (
     *("_metrics", "_total_train_tokens", "current_gradient_accumulation_steps"),
-    *("step_loss", "step_tokens", "total_tokens"),
+    *("step_loss", "step_tokens", "step_positions", "total_tokens"),
 )
 WRAPPINGS = ("forward", "_original_forward", "_is_accelerate_prepared")  # what accelerate sets on a prepared model
 

@@ -125,6 +125,12 @@ def leave_one_source_out(points: Sequence[Point]) -> list[Error]:
     return errors
 
 
+def unfitted_errors(points: Sequence[Point]) -> list[Error]:
+    """Every point predicted from the priors alone."""
+    fitted = Fitted(_constants(START), 1.0, UNMEASURED_DEVIATION, frozenset())
+    return [_error(point, fitted) for point in points]
+
+
 def _error(point: Point, fitted: Fitted) -> Error:
     speed = predicted_speed(point.workload, point.gpu, point.program, fitted)
     return Error(point, math.log(speed.median / point.measured), speed.below)
@@ -197,6 +203,8 @@ def main() -> None:
             point = error.point
             print(f"{point.id:<5}{point.gpu.name:<14}{point.measured:>9.0f} tok/s{error.relative:>+8.1%}")
     print_table(errors, interval_factor(errors))
+    unfitted = [abs(error.relative) for error in unfitted_errors(points)]
+    print(f"priors alone, nothing fitted: median {statistics.median(unfitted):.1%}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def fetch(url: str, *, timeout_s: float, key: str | None = None, body: Any = Non
     try:
         with _OPENER.open(_request(url, key, body), timeout=timeout_s) as answer:
             content: bytes = answer.read(MOST_BYTES + 1)
+            missing = answer.length  # of the announced bytes; reading up to a limit does not complain
     except urllib.error.HTTPError as fault:
         fault.close()
         raise SourceFailed(_STATUS.get(fault.code, f"HTTP {fault.code}")) from None
@@ -61,6 +62,8 @@ def fetch(url: str, *, timeout_s: float, key: str | None = None, body: Any = Non
         raise SourceFailed(f"not reached ({type(fault).__name__})") from None
     if len(content) > MOST_BYTES:
         raise SourceFailed(f"an answer of more than {MOST_BYTES:,} bytes")
+    if missing:
+        raise SourceFailed("the answer was cut off")
     return content
 
 

@@ -51,7 +51,8 @@ def _take(name: str, entry: dict[str, Any], intake: Intake, priced_at: str) -> N
     cents = kind["price_cents_per_hour"]
     for region in regions:
         intake.take(
-            (gpu,),
+            # Of a card that has one form only, such as the A10, our name does not say it.
+            (gpu, gpu.partition(" (")[0]),
             float(memory[1]),
             cents if positive_number(cents) is None else cents / 100,
             None,

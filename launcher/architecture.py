@@ -36,8 +36,8 @@ class Architecture:
     `shared_experts` always active; the first `dense_layers` layers hold one MLP of `dense_intermediate_size` instead.
     `fused_experts`: experts are 3-D parameters, which bitsandbytes and PEFT's linear targets do not reach.
     `gated_mlp`: gate, up and down; otherwise up and down only. `other_parameters`: what the usual norms, biases and
-    routers do not cover, counted once for the whole model. `max_context`: the longest sequence the model was made for,
-    None where unknown. `family`: `model_type` of the configuration.
+    routers do not cover, counted once for the whole model; below 0 where a family lacks some of them. `max_context`:
+    the longest sequence the model was made for, None where unknown. `family`: `model_type` of the configuration.
     """
 
     hidden_size: int

@@ -186,7 +186,7 @@ def architecture_from_config(config: Config, where: str) -> Architecture:
         tie_word_embeddings=bool(fields.get("tie_word_embeddings")),
         qkv_bias=bool(fields.get("qkv_bias") or fields.get("attention_bias") or fields.get("bias")),
         gated_mlp=family.gated_mlp,
-        max_context=fields.get("max_position_embeddings"),
+        max_context=fields.get("max_position_embeddings") or None,
         family=model_type,
         **(counts | (_experts(fields, family, where) if family.experts else {})),
     )
@@ -236,16 +236,16 @@ def _common_fields(config: Config, model_type: str, family: Family) -> dict[str,
 
 def _experts(fields: Config, family: Family, where: str) -> dict[str, Any]:
     """The fields of `Architecture` on experts; layers without them are counted as if they came first."""
-    layers, step = fields["num_hidden_layers"], fields.get("decoder_sparse_step", 1)
-    without = {layer for layer in fields.get("mlp_only_layers", ()) if (layer + 1) % step == 0}
-    dense = layers - layers // step + len(without) + fields.get("first_k_dense_replace", 0)
+    layers, step = fields["num_hidden_layers"], fields.get("decoder_sparse_step") or 1
+    without = {layer for layer in fields.get("mlp_only_layers", ()) if 0 <= layer < layers and (layer + 1) % step == 0}
+    dense = layers - layers // step + len(without) + (fields.get("first_k_dense_replace") or 0)
     if dense > layers:
         raise BadInput(f"{where}: {dense} of {layers} layers without experts: more than there are")
     return {
-        "intermediate_size": fields.get("moe_intermediate_size", fields["intermediate_size"]),
+        "intermediate_size": fields.get("moe_intermediate_size") or fields["intermediate_size"],
         "num_experts": fields["num_experts"],
         "experts_per_token": fields["num_experts_per_tok"],
-        "shared_experts": fields.get("shared_experts", 0),
+        "shared_experts": fields.get("shared_experts") or 0,
         "dense_layers": dense,
         "dense_intermediate_size": fields["intermediate_size"],
         "fused_experts": family.fused_experts,

@@ -249,6 +249,15 @@ def test_any_config_is_a_shape_or_bad_input(model_type: str, fields: dict[str, A
     else:
         assert isinstance(shape, Architecture)
         assert shape.linear_parameters > 0 and shape.expert_parameters >= 0
+        assert shape.max_context is None or shape.max_context > 0
+
+
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.experts])
+def test_a_family_of_experts_needs_their_number(model_type: str) -> None:
+    with pytest.raises(BadInput, match="x: num_experts, num_experts_per_tok: missing"):
+        architecture_from_config({"model_type": model_type} | SMALL, "x")
+    zeros = dict.fromkeys(OPTIONAL, 0) | {"num_experts": 4, "num_experts_per_tok": 2}
+    assert architecture_from_config({"model_type": model_type} | SMALL | zeros, "x").num_experts == 4
 
 
 def test_the_table_is_read_without_heavy_imports_and_only_when_asked() -> None:

@@ -34,10 +34,14 @@ FLOORS = {
     "launcher.evaluate": 3,
     "launcher.tinybase": 3,
     "launcher.train": 3,
+    "launcher.cloud": 3,
     "launcher.run": 4,
     "launcher.check": 4,
     "launcher.runs": 4,
+    "launcher.offers": 4,
     "launcher.tokens": 4,
+    "launcher.planning": 4,
+    "launcher.plan": 4,
     "launcher.report": 4,
     "launcher.cli": 5,
     "launcher.__main__": 5,
@@ -110,7 +114,10 @@ def test_light_floors_import_nothing_heavy(module: str, path: Path) -> None:
     assert not names & HEAVY, f"{module} imports {names & HEAVY} at its top"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["show", "jobs/veran-tools.yaml"], ["runs"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["show", "jobs/veran-tools.yaml"], ["runs"], ["offers"], ["offers", "--offline"]],
+)
 def test_light_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     program = (
         "import sys; from launcher.cli.app import run; code = run(sys.argv[1:]); "

@@ -67,10 +67,10 @@ TABLE: dict[str, dict[Kind, Ratio]] = {
 ANY_FAMILY = "any"
 # CodeLlama has Llama 2's tokenizer. Mistral, Mixtral and DeepSeek have others: they take the row for any model.
 _FAMILIES = (
-    ("Qwen 2.5 and 3", r"qwen-?[23]"),
-    ("Llama 3", r"llama-?3"),
-    ("Llama 2", r"llama-?2|codellama"),
-    ("Gemma 3", r"gemma-?3"),
+    ("Qwen 2.5 and 3", r"qwen-?[23](?!\d)"),
+    ("Llama 3", r"llama-?3(?!\d)"),
+    ("Llama 2", r"llama-?2(?!\d)|codellama"),
+    ("Gemma 3", r"gemma-?3(?!\d)"),
     ("gpt-oss", r"gpt-oss"),
 )
 

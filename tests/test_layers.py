@@ -21,6 +21,8 @@ FLOORS = {
     "launcher.errors": 1,
     "launcher.units": 1,
     "launcher.models": 1,
+    "launcher.modelfiles": 1,
+    "launcher.architecture": 1,
     "launcher.faults": 1,
     "launcher.yamlfile": 1,
     "launcher.jobparts": 1,
@@ -118,7 +120,10 @@ def test_light_floors_import_nothing_heavy(module: str, path: Path) -> None:
     "arguments",
     [["--help"], ["run", "--help"], ["show", "jobs/veran-tools.yaml"], ["runs"], ["offers"], ["offers", "--offline"]],
 )
-def test_light_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+def test_light_commands_load_nothing_heavy(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # `offers` renews price catalogs there
     program = (
         "import sys; from launcher.cli.app import run; code = run(sys.argv[1:]); "
         f"print('LOADED', sorted({HEAVY!r} & set(sys.modules))); sys.exit(code)"

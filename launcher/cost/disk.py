@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.cost.duration import Work
@@ -36,6 +36,27 @@ class Disk:
         return math.ceil(self.total)
 
 
+def shared_disk(jobs: Sequence[tuple[str, Disk]]) -> Disk:
+    """The disk of one machine for several jobs, each with the name of its base model.
+
+    Weights lie there once per model, checkpoints and results once per job, the rest once.
+    """
+    once = jobs[0][1].items
+    weights = dict(jobs)
+    items = {
+        "weights": sum(disk.items["weights"] for disk in weights.values()),
+        "quantised copy": sum(disk.items["quantised copy"] for disk in weights.values()),
+        "checkpoints": sum(disk.items["checkpoints"] for _, disk in jobs),
+        "final weights": sum(disk.items["final weights"] for _, disk in jobs),
+        **{name: once[name] for name in ("environment", "data", "system")},
+    }
+    return _with_margin(items)
+
+
+def _with_margin(items: Mapping[str, float]) -> Disk:
+    return Disk({**items, "margin": MARGIN * sum(items.values())})
+
+
 def disk_gib(workload: Workload, work: Work, keep_checkpoints: int, keeps_quantised_copy: bool = False) -> Disk:
     """The disk of one job.
 
@@ -56,4 +77,4 @@ def disk_gib(workload: Workload, work: Work, keep_checkpoints: int, keeps_quanti
         "data": DATA_GIB,
         "system": SYSTEM_GIB,
     }
-    return Disk({**items, "margin": MARGIN * sum(items.values())})
+    return _with_margin(items)

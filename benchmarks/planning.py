@@ -1,0 +1,78 @@
+"""Planning: a cold `launcher plan` against a warm `sky gpus list`, and many offers times many jobs in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.timing import in_turn, print_machine, print_ratios, wall_seconds
+from launcher.cost.catalogs import SNAPSHOT
+from launcher.cost.offer import Offer
+from launcher.job import load_job
+from launcher.offers import gather_offers
+from launcher.planning.needs import JobNeeds
+from launcher.planning.plan import Limits
+from launcher.planning.planner import Planner
+from launcher.tokens import count_tokens
+
+ROUNDS = 5
+MANY_OFFERS, MANY_JOBS = 10_000, 50
+JOBS = Path(__file__).parent.parent / "jobs"
+
+
+def main() -> None:
+    """Time the two commands in turn, after one warm-up each; then plan many jobs over many offers."""
+    print_machine()
+    with tempfile.TemporaryDirectory() as home:
+        shutil.copytree(SNAPSHOT, Path(home) / ".sky" / "catalogs", ignore=shutil.ignore_patterns("*.md", "*.json"))
+        print_ratios("cold plan", in_turn(_variants(home), ROUNDS), {SKY: 0.3}, ours=OURS)
+    seconds = many_plans_seconds(MANY_OFFERS, MANY_JOBS)
+    print(f"{MANY_OFFERS} offers x {MANY_JOBS} jobs: {seconds:.2f} s (aim: under 2 s)")
+
+
+OURS, SKY = "launcher plan jobs/veran-tools.yaml", "sky gpus list --infra lambda (server warm)"
+
+
+def _variants(home: str) -> dict[str, object]:
+    scripts = Path(sys.executable).parent
+    # SkyPilot keeps its state under HOME; without a network it can list only what lies there.
+    environment = {**os.environ, "HOME": home, "LAUNCHER_HOME": str(Path(home) / ".launcher")}
+    plan = [str(scripts / "launcher"), "plan", str(JOBS / "veran-tools.yaml")]
+    sky = [str(scripts / "sky"), "gpus", "list", "--infra", "lambda"]
+    for command in (plan, sky, sky):
+        wall_seconds(command, environment)
+    return {OURS: lambda: wall_seconds(plan, environment), SKY: lambda: wall_seconds(sky, environment)}
+
+
+def many_plans_seconds(offers: int, jobs: int) -> float:
+    """Seconds to plan `jobs` different jobs, one plan each, over `offers` offers at different prices."""
+    many = list(itertools.islice(_varied(gather_offers(offline=True).offers), offers))
+    spec = load_job(JOBS / "veran-tools.yaml")
+    lengths = [
+        spec.model_copy(update={"train": spec.train.model_copy(update={"max_length": 1024 + 16 * i})})
+        for i in range(jobs)
+    ]
+    count_tokens(spec, 1)
+    began = time.perf_counter()
+    for each in lengths:
+        Planner([JobNeeds.of(each, count_tokens)], many, Limits()).plan()
+    return time.perf_counter() - began
+
+
+def _varied(offers: tuple[Offer, ...]) -> itertools.chain[Offer]:
+    """The same offers again and again, each time at another price in another place."""
+    rounds = itertools.count()
+    return itertools.chain.from_iterable(
+        (dataclasses.replace(o, usd_per_hour=o.usd_per_hour * (1 + r / 1000), region=f"{o.region} {r}") for o in offers)
+        for r in rounds
+    )
+
+
+if __name__ == "__main__":
+    main()

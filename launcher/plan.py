@@ -1,0 +1,115 @@
+"""`launcher plan`: job files and offers in, ranked plans and advice out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from launcher.cost.calibration import CalibrationRecord, read_calibrations
+from launcher.cost.offer import Offer
+from launcher.errors import BadInput
+from launcher.job import JobSpec
+from launcher.offers import Gathered
+from launcher.planning.advice import Suggestion, as_method, smallest_changes, why_not
+from launcher.planning.choices import Objective
+from launcher.planning.needs import JobNeeds
+from launcher.planning.plan import Limits
+from launcher.planning.planner import Planned, Planner
+from launcher.tokens import count_tokens
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """Everything `launcher plan` says.
+
+    `alternative`: the same jobs by a method that needs less memory, None where there is none.
+    """
+
+    specs: tuple[JobSpec, ...]
+    jobs: tuple[JobNeeds, ...]
+    limits: Limits
+    objective: Objective
+    planned: Planned
+    alternative: tuple[str, Planned] | None
+    suggestions: tuple[Suggestion, ...]
+    gathered: Gathered
+
+    @cached_property
+    def why_not(self) -> list[str]:
+        """Why cards that one would think of are no plan."""
+        return why_not(self.jobs, self.planned.refused)
+
+    def notes(self) -> list[str]:
+        """Where tokens, speeds and prices come from."""
+        lines = [f"{job.spec.name}: {job.tokens.examples} rows, {job.tokens.source}" for job in self.jobs]
+        speeds = sorted({source for plan in self.planned.plans for source in plan.speed_sources})
+        if speeds:
+            lines.append(f"speed: {'; '.join(speeds)}")
+        return lines + [f"prices: {line}" for line in self.gathered.source_lines()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values: `plans` and `refused`, and what is said beside them."""
+        change, other = self.alternative or ("", Planned((), ()))
+        return {
+            "plans": [plan.to_json() for plan in self.planned.plans],
+            "refused": [refusal.to_json() for refusal in self.planned.refused],
+            "why_not": self.why_not,
+            "alternatives": [{"change": change, **plan.to_json()} for plan in other.plans],
+            "suggestions": [suggestion.to_json() for suggestion in self.suggestions],
+            "tokens": {job.spec.name: job.tokens.source for job in self.jobs},
+            "prices": self.gathered.sources_json(),
+            "objective": self.objective,
+        }
+
+
+def make_plan(specs: Sequence[JobSpec], gathered: Gathered, limits: Limits, objective: Objective) -> PlanResult:
+    """Plan jobs together over offers.
+
+    Raises:
+        BadInput: an unknown model or stack, rows beyond the model's context, data that cannot be read, a schedule that
+            cannot work; the faults of all jobs at once.
+    """
+    records = read_calibrations()
+    jobs = _needs_of(specs)
+    planned = Planner(jobs, gathered.offers, limits, records).plan(objective)
+
+    def replan(changed: Sequence[JobSpec], changed_limits: Limits) -> Planned:
+        return _plan_changed(changed, gathered.offers, changed_limits, objective, records)
+
+    alternative = None
+    if any(spec.method.kind == "lora" for spec in specs):
+        change = "the same jobs as qlora" if len(specs) > 1 else "the same job as qlora"
+        alternative = (change, replan(as_method(specs, "qlora"), limits))
+    suggestions = () if planned.plans else tuple(smallest_changes(specs, limits, planned.refused, replan))
+    return PlanResult(tuple(specs), jobs, limits, objective, planned, alternative, suggestions, gathered)
+
+
+def _needs_of(specs: Sequence[JobSpec]) -> tuple[JobNeeds, ...]:
+    jobs, faults = [], []
+    for spec in specs:
+        try:
+            job = JobNeeds.of(spec, count_tokens)
+            _ = job.schedule  # a schedule that cannot work is bad input, and is found here
+            jobs.append(job)
+        except BadInput as fault:
+            faults += [line if line.startswith(f"{spec.name}:") else f"{spec.name}: {line}" for line in fault.faults]
+    if faults:
+        raise BadInput(*faults)
+    return tuple(jobs)
+
+
+def _plan_changed(
+    specs: Sequence[JobSpec],
+    offers: Sequence[Offer],
+    limits: Limits,
+    objective: Objective,
+    records: Sequence[CalibrationRecord],
+) -> Planned:
+    """Plans of changed jobs; none where the change makes the job impossible in itself."""
+    try:
+        jobs = _needs_of(specs)
+    except BadInput:
+        return Planned((), ())
+    return Planner(jobs, offers, limits, records).plan(objective)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -144,7 +145,9 @@ def _ask(providers: Sequence[Provider], refresh: bool, now: float) -> tuple[dict
     answers = in_parallel(tasks, max(LIVE_TIMEOUT_S if questions else 0.0, patience_s if due else 0.0))
 
     failures = {provider: answer for provider, answer in answers.items() if isinstance(answer, SourceFailed)}
-    warnings = [f"{name}: not asked live: {failures[name]}; catalog used" for name in questions if name in failures]
+    warnings = [
+        f"{name}: not asked live: {failures[name]}; prices from files" for name in questions if name in failures
+    ]
     not_renewed = [provider for provider in due if provider in failures]
     if not_renewed:
         reason = failures[not_renewed[0]]
@@ -156,7 +159,7 @@ def _ask(providers: Sequence[Provider], refresh: bool, now: float) -> tuple[dict
 
 def _from_files(provider: Provider, warnings: list[str]) -> Intake:
     """SkyPilot's catalog of a provider, or the shipped snapshot; a catalog that is of no use is a warning."""
-    if catalog_path(provider).exists():
+    if os.path.exists(catalog_path(provider)):  # False also where the folder may not be read
         try:
             intake = read_sky_catalog(provider)
         except BadInput as fault:

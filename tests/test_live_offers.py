@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launcher.cloud import fetch as fetching
+from launcher.cloud import lambda_cloud, runpod, vast
 from launcher.cloud.keys import find_key
 from launcher.cost.catalogs import SNAPSHOT
+from launcher.cost.intake import Intake
 from launcher.cost.offer import Offer, Provider
 from launcher.errors import BadInput
 from launcher.offers import Gathered, gather_offers
@@ -196,6 +202,34 @@ def test_runpod_types_out_of_stock_or_not_in_the_secure_cloud_are_no_offers(serv
     assert sum("cannot be read (ValueError" in line for line in gathered.warnings) == 6
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+A_TYPE = lambda_type("gpu_1x_a10", "A10 (24 GB PCIe)", 75, ["us-east-1"])
+A_GPU = gpu_type("A100 PCIe", 80, 1.64, 0.82)(2)
+
+
+@given(JSON, st.dictionaries(st.sampled_from([*ask(), *A_TYPE, *A_TYPE["instance_type"], *A_GPU]), JSON))
+def test_an_answer_may_hold_anything(anything: Any, changes: dict[str, Any]) -> None:
+    kind = A_TYPE["instance_type"] | changes
+    for provider, read, good in (
+        ("vast", vast.read_answer, {"offers": [anything, ask() | changes]}),
+        (
+            "lambda",
+            lambda_cloud.read_answer,
+            {"data": {"a": anything, "b": A_TYPE | {"instance_type": kind} | changes}},
+        ),
+        ("runpod", partial(runpod.read_answer, gpus=2), {"data": {"gpuTypes": [anything, A_GPU | changes]}}),
+    ):
+        intake = Intake(cast(Provider, provider), "live", "live")
+        read(good, intake=intake, priced_at="2026-11-21")
+        intake.warnings()
+        assert all(0 < offer.usd_per_hour < math.inf for offer in intake.offers)
+        json.dumps([dataclasses.asdict(offer) for offer in intake.offers], allow_nan=False)
+
+
 # ---- failures: one line, and the catalog
 
 
@@ -226,7 +260,7 @@ def test_a_provider_that_fails_is_one_line_and_its_catalog_is_used(
     assert of(gathered, provider)
     line = gathered.warnings[0]
     assert line.startswith(f"{provider}: not asked live: {reason}")
-    assert line.endswith("; catalog used")
+    assert line.endswith("; prices from files")
 
 
 @pytest.mark.usefixtures("keys")
@@ -236,7 +270,7 @@ def test_a_provider_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr("launcher.offers.LIVE_TIMEOUT_S", 0.3)
     server.hanging.add("vast")
     gathered = gather_offers(providers=PROVIDERS)
-    assert "vast: not asked live: no answer within 0.3 s; catalog used" in gathered.warnings
+    assert "vast: not asked live: no answer within 0.3 s; prices from files" in gathered.warnings
     assert {source.provider for source in gathered.sources if source.kind == "live"} == {"lambda", "runpod"}
 
 
@@ -253,7 +287,7 @@ def test_no_server_at_all(server: PriceServer, monkeypatch: pytest.MonkeyPatch) 
 def test_runpod_refusing_the_query_is_a_failure(server: PriceServer) -> None:
     server.failures["runpod"] = (200, json.dumps({"errors": [{"message": f"no {KEY}"}], "data": None}).encode())
     _, warnings = live("runpod")
-    assert warnings[0] == "runpod: not asked live: the query was refused; catalog used"
+    assert warnings[0] == "runpod: not asked live: the query was refused; prices from files"
 
 
 def test_a_fault_in_our_own_code_is_not_taken_for_a_provider_that_fails() -> None:

@@ -21,15 +21,21 @@ def fetch_lambda(key: str, url: str, timeout_s: float, priced_at: str) -> Intake
         SourceFailed: no usable answer.
     """
     answer = fetch_json(f"{url}/api/v1/instance-types", timeout_s=timeout_s, key=key)
+    return read_answer(answer, Intake("lambda", "live", "lambda live"), priced_at)
+
+
+def read_answer(answer: dict[str, Any], intake: Intake, priced_at: str) -> Intake:
+    """The answer's offers, into `intake`.
+
+    Raises:
+        SourceFailed: it is no answer to such a question.
+    """
     types = answer.get("data")
     if not isinstance(types, dict):
         raise SourceFailed("the answer holds no instance types")
-    intake = Intake("lambda", "live", "lambda live")
     for name, entry in types.items():
-        try:
+        with intake.reading(name):
             _take(name, entry, intake, priced_at)
-        except (KeyError, TypeError, AttributeError, ValueError) as fault:
-            intake.break_row(f" {name}", f"cannot be read ({type(fault).__name__}: {str(fault)[:60]})")
     return intake
 
 
@@ -48,13 +54,14 @@ def _take(name: str, entry: dict[str, Any], intake: Intake, priced_at: str) -> N
         return intake.leave_out("memory not stated, left out", gpu)
     if not regions:
         intake.sold_out += 1
-    cents = kind["price_cents_per_hour"]
+    stated = kind["price_cents_per_hour"]
+    cents = positive_number(stated)
     for region in regions:
         intake.take(
             # Of a card that has one form only, such as the A10, our name does not say it.
             (gpu, gpu.partition(" (")[0]),
             float(memory[1]),
-            cents if positive_number(cents) is None else cents / 100,
+            stated if cents is None else cents / 100,
             None,
             instance_type=name,
             gpus=gpus,

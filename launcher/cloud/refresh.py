@@ -30,11 +30,14 @@ LOCK_TIMEOUT_S = 1.0
 def is_due(provider: Provider, now: float, pull_after_s: float = PULL_AFTER_S) -> bool:
     """Whether the catalog should be downloaded, `now` in seconds since the epoch."""
     path, checksum = catalog_path(provider), checksum_path(provider)
-    if not path.exists():
-        return True
-    if not checksum.exists() or now - checksum.stat().st_mtime < pull_after_s:
-        return False
-    return checksum.read_text(encoding="utf-8").strip() == _md5(path.read_bytes())
+    try:
+        if not path.exists():
+            return True
+        if not checksum.exists() or now - checksum.stat().st_mtime < pull_after_s:
+            return False
+        return checksum.read_bytes().strip() == _md5(path.read_bytes()).encode()
+    except OSError:
+        return False  # where nothing can be read, nothing is to be replaced
 
 
 def failed_lately(now: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from launcher.cloud.fetch import SourceFailed, fetch_json, in_parallel
@@ -31,29 +32,32 @@ def fetch_runpod(key: str, url: str, timeout_s: float, priced_at: str) -> Intake
     Raises:
         SourceFailed: no usable answer to one of the questions.
     """
-    questions = {gpus: lambda gpus=gpus: _gpu_types(key, url, timeout_s, gpus) for gpus in GPU_COUNTS}
+    ask = partial(fetch_json, f"{url}/graphql", timeout_s=timeout_s, key=key)
+    questions = {gpus: partial(ask, body={"query": _QUERY % gpus}) for gpus in GPU_COUNTS}
     intake = Intake("runpod", "live", "runpod live")
     for gpus, answer in in_parallel(questions, timeout_s).items():
         if isinstance(answer, SourceFailed):
             raise answer
-        for position, entry in enumerate(answer):
-            try:
-                _take(entry, gpus, intake, priced_at)
-            except (KeyError, TypeError, AttributeError, ValueError) as fault:
-                place = f" GPU type {position} x{gpus}"
-                intake.break_row(place, f"cannot be read ({type(fault).__name__}: {str(fault)[:60]})")
+        read_answer(answer, gpus, intake, priced_at)
     return intake
 
 
-def _gpu_types(key: str, url: str, timeout_s: float, gpus: int) -> list[Any]:
-    answer = fetch_json(f"{url}/graphql", timeout_s=timeout_s, key=key, body={"query": _QUERY % gpus})
+def read_answer(answer: dict[str, Any], gpus: int, intake: Intake, priced_at: str) -> Intake:
+    """The answer's offers of this many GPUs, into `intake`.
+
+    Raises:
+        SourceFailed: it is no answer to such a question.
+    """
     if answer.get("errors"):
         raise SourceFailed("the query was refused")
     data = answer.get("data")
     types = data.get("gpuTypes") if isinstance(data, dict) else None
     if not isinstance(types, list):
         raise SourceFailed("the answer holds no GPU types")
-    return types
+    for position, entry in enumerate(types):
+        with intake.reading(f"GPU type {position} x{gpus}"):
+            _take(entry, gpus, intake, priced_at)
+    return intake
 
 
 def _take(entry: dict[str, Any], gpus: int, intake: Intake, priced_at: str) -> None:
@@ -82,7 +86,8 @@ def _take(entry: dict[str, Any], gpus: int, intake: Intake, priced_at: str) -> N
 
 def _whole(usd_per_gpu: Any, gpus: int) -> Any:
     """The price of the machine; RunPod states it per GPU. What is no price stays as stated."""
-    return usd_per_gpu if positive_number(usd_per_gpu) is None else usd_per_gpu * gpus
+    usd = positive_number(usd_per_gpu)
+    return usd_per_gpu if usd is None else usd * gpus
 
 
 def _sky_name(display_name: str) -> str:

@@ -30,15 +30,21 @@ def fetch_vast(key: str, url: str, timeout_s: float, priced_at: str) -> Intake:
         SourceFailed: no usable answer.
     """
     answer = fetch_json(f"{url}/api/v0/bundles/", timeout_s=timeout_s, key=key, body=QUERY)
+    return read_answer(answer, Intake("vast", "live", "vast live"), priced_at)
+
+
+def read_answer(answer: dict[str, Any], intake: Intake, priced_at: str) -> Intake:
+    """The answer's offers, into `intake`.
+
+    Raises:
+        SourceFailed: it is no answer to such a question.
+    """
     asks = answer.get("offers")
     if not isinstance(asks, list):
         raise SourceFailed("the answer holds no list of offers")
-    intake = Intake("vast", "live", "vast live")
     for position, ask in enumerate(asks):
-        try:
+        with intake.reading(f"offer {position}"):
             _take(ask, intake, priced_at)
-        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as fault:
-            intake.break_row(f" offer {position}", f"cannot be read ({type(fault).__name__}: {str(fault)[:60]})")
     return intake
 
 

@@ -6,7 +6,8 @@ A catalog of ten thousand rows may hold hundreds that are of no use; each kind o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -77,6 +78,14 @@ class Intake:
     def leave_out(self, kind: str, example: str) -> None:
         """Count a machine that is of no use, by what is wrong with it; the example is shown."""
         self._left_out.setdefault(kind, Counter())[printable(example)] += 1
+
+    @contextmanager
+    def reading(self, place: str) -> Iterator[None]:
+        """Within it, an entry of a server's answer that is not as expected is named, and the next one read."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as fault:
+            self.break_row(f" {place}", f"cannot be read ({type(fault).__name__}: {str(fault)[:60]})")
 
     def break_row(self, place: str, reason: str) -> None:
         """Name a row that cannot be read."""

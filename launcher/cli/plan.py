@@ -96,14 +96,12 @@ def _refuse_twins(names: Sequence[str]) -> None:
 
 
 def _gathered(own: Path | None, offline: bool, gpus: Sequence[str] | None) -> Gathered:
-    from launcher.cost.gpus import find_gpu
+    from launcher.cost.offerings import Wanted, ranked, wanted_gpu
     from launcher.offers import gather_offers
 
     gathered = gather_offers(own=own, offline=offline)
-    if not gpus:
-        return gathered
-    wanted = {find_gpu(name).name for name in gpus}
-    return dataclasses.replace(gathered, offers=tuple(o for o in gathered.offers if o.gpu in wanted))
+    wanted = Wanted(gpus=tuple(wanted_gpu(name) for name in gpus or ()))
+    return dataclasses.replace(gathered, offers=tuple(ranked(gathered.offers, wanted)))
 
 
 def _print(result: PlanResult, every: bool, html: Path | None) -> None:

@@ -169,10 +169,10 @@ def test_no_figure_is_infinite_or_a_negative_break_even(price: float, rent: floa
 
 
 def test_published_speeds_are_scaled_to_near_sizes_only() -> None:
-    speed, source = published_speed(32.8, "H100") or (None, "")
+    speed, source = published_speed(32.8, "H100", 80.0) or (None, "")
     assert speed is not None and speed.quantile(0.1) < speed.median < speed.quantile(0.9)
     assert "qwen3-32b/h100" in source
-    smaller, _ = published_speed(30.0, "H100") or (None, "")
+    smaller, _ = published_speed(30.0, "H100", 80.0) or (None, "")
     assert smaller is not None and smaller.median > speed.median
-    assert published_speed(70.6, "H100") is None and published_speed(32.8, "RTX4090") is None
-    assert all(published_speed(p.billion_parameters, p.gpu) for p in POINTS)
+    assert published_speed(70.6, "H100", 80.0) is None and published_speed(32.8, "RTX4090", 24.0) is None
+    assert all(published_speed(p.billion_parameters, gpu, p.gpu_memory_gib) for p in POINTS for gpu in p.gpus)

@@ -44,6 +44,7 @@ FLOORS = {
     "launcher.tokens": 4,
     "launcher.planning": 4,
     "launcher.plan": 4,
+    "launcher.seeds": 4,
     "launcher.report": 4,
     "launcher.cli": 5,
     "launcher.__main__": 5,

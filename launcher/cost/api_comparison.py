@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from launcher.cost.self_hosting import Mode, Serving
+from launcher.cost.self_hosting import HOURS_PER_MONTH, Mode, Serving
 from launcher.cost.spread import Quantiles, Spread
 from launcher.errors import BadInput
 
 OLD_PRICE_DAYS = 90
 MOST_CALLS = 1e12  # a month: beyond every API's traffic
+DAYS_PER_MONTH = HOURS_PER_MONTH / 24
 _GRID = 400
 
 
@@ -223,7 +224,7 @@ def _payback(training_usd: float, saves_usd: float) -> tuple[float | None, str]:
     if saves_usd <= 0:
         return None, "never: at this traffic the API is the cheaper one"
     months = training_usd / saves_usd
-    return months, f"{months:,.1f} months"
+    return months, f"in {months:,.1f} months" if months >= 1 else f"in {months * DAYS_PER_MONTH:,.1f} days"
 
 
 def _cheapest(costs: Sequence[ModeCost], api_usd: float) -> str:
@@ -231,13 +232,13 @@ def _cheapest(costs: Sequence[ModeCost], api_usd: float) -> str:
     if best.usd.p50 >= api_usd:
         return "the API"
     sure = "" if best.usd.p90 < api_usd else " (a slow server would make the API the cheaper one)"
-    return f"one's own model, {best.mode}{sure}"
+    return f"your own model, {best.mode}{sure}"
 
 
 def _assumptions(traffic: Traffic, serving: Serving, modes: Sequence[Mode]) -> list[str]:
     lines = [
         "GPU time is paid by the minute, a month has 730.5 hours, and the machine serves nothing else",
-        f"a call to one's own model has {traffic.own_tokens_per_call:,.0f} tokens, input and output together",
+        f"a call to your own model has {traffic.own_tokens_per_call:,.0f} tokens, input and output together",
     ]
     if Mode.BY_HOUR in modes:
         lines.append(

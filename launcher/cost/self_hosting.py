@@ -68,7 +68,8 @@ class Serving:
         if mode == Mode.ALWAYS_ON:
             return always
         together = self.calls_per_session if mode == Mode.ON_DEMAND_CLUSTERED else 1.0
-        return min(always, always * self._paid_share(calls / together) + self.work_hours(calls))
+        sessions = max(1.0, calls / together)  # a session is one call at least
+        return min(always, always * self._paid_share(sessions) + self.work_hours(calls))
 
     def usd(self, mode: Mode, calls: float) -> float:
         """US dollars a month."""

@@ -112,10 +112,10 @@ def _decide(situation: Situation, sold: bool) -> tuple[Path, list[str]]:
         return Path.PROMPTS, [f"{users:,} users a month are below {MANY_USERS:,}: find out first what prompts reach"]
     if accuracy < TUNED_ACCURACY:
         return Path.PROMPTS, [
-            f"{accuracy:.1%} is below {TUNED_ACCURACY:.0%}: few-shot examples in the prompt may reach it, and cost "
-            "nothing to try"
+            f"{_percent(accuracy)} is below {_percent(TUNED_ACCURACY)}: few-shot examples in the prompt may reach it, "
+            "and cost nothing to try"
         ]
-    need = f"{accuracy:.1%} is asked for, prompts alone stop at about {PROMPT_CEILING:.0%}"
+    need = f"{_percent(accuracy)} is asked for, prompts alone stop at about {_percent(PROMPT_CEILING)}"
     if users >= MOST_CLOUD_USERS:
         return Path.LOCAL, [need, f"{users:,} users a month: at this volume the price of tokens decides"]
     if situation.ml_team:
@@ -138,8 +138,8 @@ def _next_path(situation: Situation, path: Path, sold: bool) -> Path | None:
 def _graduation(situation: Situation, path: Path, following: Path | None) -> list[str]:
     if path == Path.PROMPTS:
         lines = [
-            f"measured accuracy stays below {situation.accuracy:.1%} after three rounds of better examples "
-            "(on 300 held-out requests or more, so that the interval is narrower than 3 points)",
+            f"measured accuracy stays below {_percent(situation.accuracy)} after three rounds of better examples "
+            "(on 300 held-out requests or more: then it is known to 3 points)",
             "examples make up more than 30 % of the whole bill, answers included (the chapter's 'context cost > 30 % "
             "of inference budget' holds from the first day when answers are left out)",
         ]
@@ -168,8 +168,8 @@ def _corrections(situation: Situation, path: Path) -> list[str]:
         )
     if PROMPT_CEILING < situation.accuracy < TUNED_ACCURACY:
         lines.append(
-            f"the chapter sends {situation.accuracy:.1%} to prompts and says that prompts stop at 90 to 92 %: expect "
-            "to move on"
+            f"the chapter sends {_percent(situation.accuracy)} to prompts and says that prompts stop at 90 to 92 %: "
+            "expect to move on"
         )
     return lines
 
@@ -189,7 +189,9 @@ def _why_other(situation: Situation) -> str:
 def _warnings(situation: Situation, path: Path, today: date) -> list[str]:
     lines = []
     if situation.accuracy > TUNED_CEILING:
-        lines.append(f"{situation.accuracy:.1%} is above what the chapter expects even of tuned models (95 to 98 %)")
+        lines.append(
+            f"{_percent(situation.accuracy)} is above what the chapter expects even of tuned models (95 to 98 %)"
+        )
     end = SERVICES[situation.provider].ends_soon(situation.customer, today)
     if path == Path.CLOUD and end:
         lines.append(f"no new jobs from {end} on: retraining needs another path after that")
@@ -202,6 +204,10 @@ def _warnings(situation: Situation, path: Path, today: date) -> list[str]:
             f"{situation.budget_usd:,.0f}"
         )
     return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _refuse_bad_input(situation: Situation) -> None:

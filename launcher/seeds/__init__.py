@@ -1,0 +1,1 @@
+"""The seed documents' figures beside what comes out when they are computed again."""

@@ -111,6 +111,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.progress_file = self.path / "progress.json"
         self.evaluation_file = self.path / "evaluation.json"
+        self.prediction_file = self.path / "prediction.json"
         self.audit_file = self.path / "mask_audit.json"
         self.ledger_file = self.path / "ledger.jsonl"
         self.report_file = self.path / "report.html"

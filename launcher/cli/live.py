@@ -20,7 +20,7 @@ PLAIN_INTERVAL_SECONDS = 15.0  # between two blocks of lines where the output is
 
 def jobs_table(folders: Sequence[RunFolder]) -> Table:
     """One row per job: phase, step, loss, exact match, tokens/s, usd so far, projected usd, time left."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.add_column("job", no_wrap=True)
     table.add_column("phase", no_wrap=True)
     table.add_column("", min_width=12)
@@ -28,7 +28,15 @@ def jobs_table(folders: Sequence[RunFolder]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for folder in folders:
         table.add_row(*_cells(folder))
+    table.caption = "\n".join(line for folder in folders for line in _reestimate(folder)) or None
     return table
+
+
+def _reestimate(folder: RunFolder) -> list[str]:
+    """What the first steps of a run under way say about the rest of it."""
+    record, progress = folder.read_record(), folder.read_json(folder.progress_file) or {}
+    line = progress.get("reestimate")
+    return [] if line is None or record.state.is_final else [f"{record.job}: {line}"]
 
 
 def _cells(folder: RunFolder) -> list[Any]:

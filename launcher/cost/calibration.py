@@ -244,7 +244,7 @@ def _measured_workload(record: CalibrationRecord, workload: Workload) -> Workloa
 
 def _median(speeds: Sequence[Spread], deviation: float) -> Spread:
     """The median of several speeds; they are as unsure as each, and as they differ among themselves."""
-    logs = [math.log(speed.median) for speed in speeds]
-    between = max(deviation, statistics.stdev(logs)) if len(logs) > 1 else deviation
+    medians = [speed.median for speed in speeds]
+    between = max(deviation, statistics.stdev(map(math.log, medians))) if len(medians) > 1 else deviation
     below, above = (statistics.median(getattr(s, side) for s in speeds) for side in ("below", "above"))
-    return Spread(math.exp(statistics.median(logs)), math.hypot(below, between), math.hypot(above, between))
+    return Spread(statistics.median(medians), math.hypot(below, between), math.hypot(above, between))

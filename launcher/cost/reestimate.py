@@ -14,6 +14,10 @@ from statistics import NormalDist
 
 from launcher.cost.spread import Quantiles, Spread
 
+# The first steps compile kernels, fill caches and make the optimizer's state.
+WARM_UP_STEPS, MEASURED_STEPS = 5, 20
+FEWEST_STEPS = 3
+
 
 @dataclass(frozen=True)
 class StepSample:
@@ -21,6 +25,12 @@ class StepSample:
 
     tokens: float
     seconds: float
+
+
+def steps_to_measure(steps: int) -> tuple[int, int]:
+    """Warm-up steps and measured steps of a run of so many: together about a third of a short one, but four."""
+    measured = min(MEASURED_STEPS, max(FEWEST_STEPS, steps // 4))
+    return min(WARM_UP_STEPS, max(1, measured // 4)), measured
 
 
 def mean_speed(samples: Sequence[StepSample]) -> Spread:

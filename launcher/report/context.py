@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher.evaluate.bootstrap import Estimate, Ratio, paired_difference
 from launcher.evaluate.targets import TargetRow, compare_with_targets
+from launcher.report.estimates import estimate_table
 from launcher.report.facts import FactTable, fact_table
 from launcher.report.failures import FailureSummary, summarize_failures
 from launcher.report.view import RunView
@@ -83,6 +84,7 @@ class RunContext:
     targets: tuple[TargetRow, ...]
     tools: tuple[ToolRow, ...]
     failures: FailureSummary | None
+    estimates: FactTable
     split: FactTable
     audit: FactTable
     environment: FactTable
@@ -104,6 +106,7 @@ def run_context(view: RunView) -> RunContext:
         ),
         tools=_tool_rows(view, part) if part else (),
         failures=summarize_failures(tuned_rows) if tuned_rows else None,
+        estimates=estimate_table(view),
         split=fact_table(view.split),
         audit=fact_table(view.audit),
         environment=fact_table(view.environment),

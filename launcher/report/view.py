@@ -33,6 +33,7 @@ class RunView:
     split: dict[str, Any]
     audit: dict[str, Any]
     environment: dict[str, Any]
+    prediction: dict[str, Any]
     log_tail: list[str]
     notes: list[str] = field(default_factory=list)
 
@@ -114,6 +115,7 @@ def read_run(folder: RunFolder) -> RunView:
         split=_read_object(folder, folder.split_file, notes),
         audit=_read_object(folder, folder.audit_file, notes),
         environment=_read_object(folder, folder.environment_file, notes),
+        prediction=_read_object(folder, folder.prediction_file, notes),
         log_tail=_tail(folder.log_file),
         notes=notes,
     )

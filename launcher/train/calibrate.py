@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.cost import calibration
 from launcher.cost.budget import Stretch
-from launcher.cost.reestimate import StepSample, mean_speed, reestimate
+from launcher.cost.reestimate import StepSample, mean_speed, reestimate, steps_to_measure
 from launcher.cost.spread import Quantiles, Spread, total
 from launcher.data.prepare import PreparedData
 from launcher.data.token_count import expected_padded_tokens
@@ -26,21 +26,11 @@ from launcher.train.measurement import Measured, measured_record, trained_parame
 from launcher.train.tracking import Tracker
 from launcher.train.trainer import ToolCallTrainer
 
-# The first steps compile kernels, fill caches and make the optimizer's state.
-WARM_UP_STEPS, MEASURED_STEPS = 5, 20
-FEWEST_STEPS = 3
-
 # Standard deviations of the logarithm of what one stretch of a kind takes. Assumed: answers change in length while a
 # model learns; a validation pass is priced by the prompts of the test passes before its first; a save by its bytes.
 SEEN_DEVIATION, PRICED_DEVIATION, SAVE_DEVIATION = 0.2, 0.4, 0.7
 # A checkpoint holds each trained weight and its two moments in fp32; a rented machine's disk writes half a GB a second.
 SAVED_BYTES_PER_WEIGHT, DISK_BYTES_PER_S = 12, 0.5e9
-
-
-def steps_to_measure(steps: int) -> tuple[int, int]:
-    """Warm-up steps and measured steps of a leg of so many: together a third of a short one at most, but four."""
-    measured = min(MEASURED_STEPS, max(FEWEST_STEPS, steps // 4))
-    return min(WARM_UP_STEPS, max(1, measured // 4)), measured
 
 
 class Calibrator:

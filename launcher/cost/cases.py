@@ -16,10 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from launcher import models
 from launcher.architecture import Architecture
+from launcher.cost.gpus import ASSUMED_USABLE_SHARE, usable_gib
 from launcher.cost.stacks import STACKS, stack_of_flags
 from launcher.cost.workload import Attention, LossKernel, Method, Optimizer, Quantization, Sharding, Workload
 from launcher.errors import BadInput
 from launcher.faults import fault_lines, printable
+
+Metric = Literal["alloc", "reserved", "smi", "capacity"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class _Case(_WorkloadFields, _StackFields):
 def workload_of_case(raw: Mapping[str, Any]) -> Workload:
     """The configuration a case describes; its shape from `architecture`, else from the model's name.
 
-    The stack is the row of `STACKS` that `stack` names (`hf` where it names none), with the flags that are given.
+    The stack is the row of `STACKS` that `stack` names, or the one that agrees best with the flags that are given (`hf`
+    where there are none), with these flags.
 
     Raises:
         BadInput: a field is missing or no value it can have, or the model is not known; one line a fault.
@@ -177,7 +181,7 @@ def workload_of_case(raw: Mapping[str, Any]) -> Workload:
         architecture=_architecture(case),
         quantization=case.quantization or ("nf4-dq" if case.method == "qlora" else "none"),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
-        stack=stack_of_flags(STACKS.get(case.stack or "", STACKS["hf"]), flags),
+        stack=stack_of_flags(STACKS.get(case.stack or ""), flags),
         **{name: getattr(case, name) for name in _WorkloadFields.model_fields},
     )
 
@@ -188,6 +192,44 @@ def _architecture(case: _Case) -> Architecture:
     if case.model is None:
         raise BadInput("case: architecture: missing, and there is no model to look it up by")
     return models.find_architecture(case.model)
+
+
+class _Reading(_Fields):
+    """How a case is scored: the instrument, and the GPU it has to fit."""
+
+    metric: Metric = "smi"
+    gpu_memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    gpu: str | None = None
+
+
+def metric_of_case(raw: Mapping[str, Any]) -> Metric:
+    """What the case's memory was read with; the whole device where it does not say.
+
+    Raises:
+        BadInput: no such metric.
+    """
+    return _reading(raw).metric
+
+
+def usable_of_case(raw: Mapping[str, Any]) -> float | None:
+    """GiB that a program gets of the case's GPU; None where it gives no `gpu_memory_gib`.
+
+    Raises:
+        BadInput: no memory size, or an unknown GPU.
+    """
+    reading = _reading(raw)
+    if reading.gpu_memory_gib is None:
+        return None
+    if reading.gpu is None:
+        return reading.gpu_memory_gib * ASSUMED_USABLE_SHARE
+    return usable_gib(reading.gpu, reading.gpu_memory_gib)
+
+
+def _reading(raw: Mapping[str, Any]) -> _Reading:
+    try:
+        return _Reading.model_validate(dict(raw))
+    except ValidationError as error:
+        raise BadInput(*fault_lines(error, _Reading, lambda loc: "case")) from None
 
 
 def case_label(case: Case) -> str:

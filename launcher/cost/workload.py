@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from launcher.architecture import Architecture
+from launcher.architecture import LINEAR_MODULES, Architecture
 
 Method = Literal["full", "lora", "qlora"]
 Quantization = Literal["none", "nf4", "nf4-dq", "int4"]
@@ -22,21 +22,34 @@ Optimizer = Literal["adamw", "adamw_fp32", "adamw_8bit", "paged_8bit"]
 class Stack:
     """How a training program spends memory where the job leaves it open.
 
-    adapter_bytes: of one adapter weight (2: 16 bits, 4: fp32). embedding_bytes: of one embedding weight.
-    master_bytes: of one weight under full fine-tuning. autocast: torch autocast casts the inputs once for all modules.
-    repeat_kv: keys and values are repeated to all heads. experts_quantised: routed experts are held in 4 bits.
-    old_bitsandbytes: the version that keeps a dequantised copy of each weight for the backward pass.
+    adapter_bytes: of one adapter weight (2: 16 bits, 4: fp32); quantised_adapter_bytes: the same over a quantised base,
+    None where it is no other. embedding_bytes: of one embedding weight. master_bytes: of one weight under full
+    fine-tuning. autocast: torch autocast casts the inputs once for all modules. repeat_kv: keys and values are repeated
+    to all heads. experts_quantised: routed experts are held in 4 bits. old_bitsandbytes: the version whose products
+    keep their inputs alive with the graph. code: whose model code runs. fused_qkv: q, k and v are one layer with one
+    adapter. accumulates: gradients may lie there from an earlier micro-step while the loss is computed.
+    step_copies: copies of all trainable weights in fp32 that an optimizer step makes (0: a fused step). logits_held:
+    16-bit logits stay with the model's output until the backward pass is over. compiled: torch.compile fuses the steps
+    of a layer. loss_by_autocast: only autocast turns logits into fp32, so that without it they stay in 16 bits.
     """
 
     name: str
     loss: LossKernel
     adapter_bytes: int = 2
+    quantised_adapter_bytes: int | None = None
     embedding_bytes: int = 2
     master_bytes: int = 2
     autocast: bool = True
     repeat_kv: bool = False
     experts_quantised: bool = False
     old_bitsandbytes: bool = False
+    code: Literal["transformers", "litgpt"] = "transformers"
+    fused_qkv: bool = False
+    accumulates: bool = True
+    step_copies: int = 0
+    logits_held: bool = False
+    compiled: bool = False
+    loss_by_autocast: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +89,18 @@ class Workload:
         return self.seq_len * self.micro_batch
 
     @property
+    def targets(self) -> frozenset[str]:
+        """Names of the linear layers that carry adapters; none under full fine-tuning."""
+        if self.method == "full":
+            return frozenset()
+        return frozenset(LINEAR_MODULES if self.target_modules == "all-linear" else self.target_modules)
+
+    @property
     def adapter_parameters(self) -> int:
         """Trainable LoRA weights; 0 under full fine-tuning."""
         if self.method == "full":
             return 0
-        return self.architecture.adapter_parameters(self.rank, self.target_modules)
+        separate = self.architecture.adapter_parameters(self.rank, self.target_modules)
+        shared = len({"q_proj", "k_proj", "v_proj"} & self.targets) - 1 if self.stack.fused_qkv else 0
+        layers, width = self.architecture.num_hidden_layers, self.architecture.hidden_size
+        return separate - max(0, shared) * self.rank * width * layers

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.cost.api_comparison import ApiPrice, Comparison, Traffic, compare, first_break_even
+from launcher.cost.api_comparison import ApiPrice, Comparison, Traffic, compare
+from launcher.cost.break_even import first_break_even
 from launcher.cost.self_hosting import HOURS_PER_MONTH, Mode, Serving
 from launcher.cost.serving_speed import POINTS, published_speed
 from launcher.cost.spread import Spread
@@ -71,6 +72,18 @@ def test_break_even_is_where_the_bills_are_equal() -> None:
     per_call = (1500 * 3 + 150 * 15) / 1e6
     assert cost.break_even.calls == pytest.approx(HOURS_PER_MONTH * 1.39 / per_call)
     assert cost.break_even.words == f"from {cost.break_even.calls:,.0f} calls a month"
+
+
+def test_a_step_back_above_the_break_even_is_said() -> None:
+    # At full load a call costs just less than at the API, so the second GPU makes the first calls above it dear again.
+    per_call = 1.39 * 3 * 1650 / 2000 / 3600
+    price = ApiPrice(
+        input_usd_per_million=1.2 * per_call / 1650 * 1e6,
+        output_usd_per_million=1.2 * per_call / 1650 * 1e6,
+        priced_on=TODAY,
+    )
+    (cost,) = run(price=price, modes=[Mode.ALWAYS_ON], speed=Spread(2000.0)).modes
+    assert cost.break_even.words.endswith("but not just above each further GPU")
 
 
 def test_an_api_below_the_price_of_gpu_time_is_never_beaten() -> None:

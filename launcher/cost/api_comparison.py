@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from launcher.cost.break_even import MOST_CALLS, BreakEven, find_break_even
 from launcher.cost.self_hosting import HOURS_PER_MONTH, Mode, Serving
 from launcher.cost.spread import Quantiles, Spread
 from launcher.errors import BadInput
 
 OLD_PRICE_DAYS = 90
-MOST_CALLS = 1e12  # a month: beyond every API's traffic
 DAYS_PER_MONTH = HOURS_PER_MONTH / 24
-_GRID = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +50,6 @@ class Traffic:
         own_input = self.input_tokens if self.own_input_tokens is None else self.own_input_tokens
         own_output = self.output_tokens if self.own_output_tokens is None else self.own_output_tokens
         return own_input + own_output
-
-
-@dataclass(frozen=True)
-class BreakEven:
-    """From how many calls a month one's own model is the cheaper one; None: at no number. `words` says it."""
-
-    calls: float | None
-    words: str
 
 
 @dataclass(frozen=True)
@@ -145,29 +136,6 @@ def price_age_warnings(priced_on: date, today: date) -> tuple[str, ...]:
     return ()
 
 
-def first_break_even(saves: Callable[[float], float]) -> float | None:
-    """The smallest number of calls a month, 1 to MOST_CALLS, from which `saves(calls)` is not negative; None: none.
-
-    On a logarithmic grid, then halved; steps of whole GPUs narrower than one grid cell (7 %) may hide.
-    """
-    before = 1.0
-    if saves(before) >= 0:
-        return before
-    for step in range(1, _GRID + 1):
-        after = MOST_CALLS ** (step / _GRID)
-        if saves(after) >= 0:
-            return _halve(saves, before, after)
-        before = after
-    return None
-
-
-def _halve(saves: Callable[[float], float], low: float, high: float) -> float:
-    while high / low > 1 + 1e-9:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if saves(middle) >= 0 else (middle, high)
-    return high
-
-
 def _mode_cost(
     mode: Mode,
     traffic: Traffic,
@@ -205,17 +173,11 @@ def _at_speed(serving: Serving, traffic: Traffic, tokens_per_second: float) -> S
 
 
 def _break_even(server: Serving, mode: Mode, per_call: float, engineer_usd: float) -> BreakEven:
-    calls = first_break_even(lambda n: per_call * n - server.usd(mode, n) - engineer_usd)
-    if calls is None:
-        least = server.usd_per_call_at_full_load()
-        if least >= per_call:
-            return BreakEven(
-                None, f"never: a call costs {_usd(least)} of GPU time even at full load, {_usd(per_call)} at the API"
-            )
-        return BreakEven(None, f"not up to {MOST_CALLS:.0e} calls a month")
-    if calls <= 1:
-        return BreakEven(1.0, "from the first call")
-    return BreakEven(calls, f"from {calls:,.0f} calls a month")
+    return find_break_even(
+        lambda calls: per_call * calls - server.usd(mode, calls) - engineer_usd,
+        own_usd_per_call=server.usd_per_call_at_full_load(),
+        api_usd_per_call=per_call,
+    )
 
 
 def _payback(training_usd: float, saves_usd: float) -> tuple[float | None, str]:
@@ -303,7 +265,3 @@ def _refuse_bad_numbers(
         )
     if faults:
         raise BadInput(*faults)
-
-
-def _usd(amount: float) -> str:
-    return f"{amount:.3g} usd" if amount < 1 else f"{amount:,.2f} usd"

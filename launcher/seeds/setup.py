@@ -14,7 +14,7 @@ from launcher.cost.stacks import find_stack
 from launcher.cost.workload import Method, Sharding, Workload
 from launcher.models import find_architecture
 
-ANSWER_TOKENS = 60.0  # one tool call; the seeds state none
+ANSWER_TOKENS = 60  # one tool call; the seeds state none
 # Adapter, and two moments of the same width for each of its weights.
 CHECKPOINT_COPIES = 3
 
@@ -75,7 +75,7 @@ class Setup(BaseModel):
 
     @property
     def workload(self) -> Workload:
-        """One micro-step on one GPU, with this launcher's own stack and every position trained."""
+        """One micro-step on one GPU, with this launcher's own stack: the loss is that of the answers."""
         return Workload(
             architecture=self.architecture,
             method=self.method,
@@ -89,6 +89,7 @@ class Setup(BaseModel):
             gpus=self.gpus,
             nodes=self.nodes,
             sharding=self.sharding,
+            trained_tokens=ANSWER_TOKENS * self.micro_batch,
         )
 
     @property
@@ -108,7 +109,7 @@ class Setup(BaseModel):
             evaluations=self.evaluations,
             prompts_per_evaluation=self.validation_examples,
             prompt_tokens=float(self.tokens_per_example),
-            answer_tokens=ANSWER_TOKENS,
+            answer_tokens=float(ANSWER_TOKENS),
             final_prompts=0,
             saves=saves,
             checkpoint_gib=checkpoint / 2**30,

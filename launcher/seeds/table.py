@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -70,16 +71,19 @@ def number_text(value: float) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """The page."""
     number = counts(rows)
+    head = (
+        f"{len(rows)} claims: {number['right']} right, {number['wrong']} wrong, {number['cannot be checked']} that cannot "
+        "be checked. A verdict is computed from the numbers that the document itself states, and from what this planner "
+        "gets; what a document does not state is named in the row. Where three figures stand, they are the 10th, 50th "
+        "and 90th percentile (of memory: lower bound, expected peak, upper bound, and whether it fits the card, training "
+        "on answers of 60 tokens). Rented prices are those of the shipped catalogs; AWS is at the document's own price."
+    )
     lines = [
         "# The seed documents' figures, recomputed",
         "",
-        f"Written by `{COMMAND}`; a test keeps it current. The same with `launcher plan --seeds [--json]`.",
+        f"Written by `{COMMAND}`; a test keeps it current. `launcher plan --seeds [--json]` prints the same.",
         "",
-        f"{len(rows)} claims: {number['right']} right, {number['wrong']} wrong, {number['cannot be checked']} that "
-        "cannot be checked. A verdict is computed from the numbers that the document itself states, and from what",
-        "this planner gets; what a document does not state is named in the row. Where three figures stand, they are",
-        "the 10th, 50th and 90th percentile (of memory: lower bound, expected peak, upper bound, and whether it fits",
-        "the card). Rented prices are those of the shipped catalogs; AWS is at the document's own price.",
+        *textwrap.wrap(head, 120),
     ]
     for title, group in groupby(rows, key=lambda row: row.claim.table):
         lines += ["", f"## {title[0].upper()}{title[1:]}", "", *_markdown_table(list(group))]

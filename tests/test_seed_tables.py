@@ -284,7 +284,16 @@ def test_nothing_but_arithmetic_is_evaluated(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.0036, "0.0036"), (1.394, "1.39"), (99.96, "100"), (7142.9, "7,143"), (-1, "-1")]
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.0036, "0.0036"),
+        (14.05, "14.05"),
+        (122.9, "122.9"),
+        (7142.9, "7,143"),
+        (64_102.6, "64,103"),
+        (-1, "-1"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number_text(value) == text

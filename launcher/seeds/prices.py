@@ -8,8 +8,8 @@ from functools import cache
 from statistics import median
 
 from launcher.cost.catalogs import read_snapshot, snapshot_dates
-from launcher.cost.gpus import find_gpu
 from launcher.cost.offer import RENTED, Offer, Provider
+from launcher.cost.offerings import wanted_gpu
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,16 @@ class SnapshotPrices:
 def snapshot_prices(
     gpu: str, memory_gib: float, gpus: int, providers: Sequence[Provider] = ()
 ) -> SnapshotPrices | None:
-    """Prices of machines with this many GPUs of this chip and memory, not spot; None where there is no such offer.
+    """Prices of machines with this many such GPUs, not spot; None where there is no such offer.
 
-    A chip is sold in several forms (A100 SXM and PCIe): all of them count. No providers: all that rent.
+    A GPU is sold in several forms (A100 SXM and PCIe): all of them count. No providers: all that rent.
     """
-    chip = find_gpu(gpu, memory_gib).chip
+    wanted = wanted_gpu(gpu)
     offers = [
         offer
         for provider in providers or RENTED
         for offer in _offers(provider)
-        if offer.gpus == gpus
-        and offer.gpu_memory_gib == memory_gib
-        and find_gpu(offer.gpu, offer.gpu_memory_gib).chip == chip
+        if offer.gpus == gpus and offer.gpu_memory_gib == memory_gib and wanted.takes(offer)
     ]
     if not offers:
         return None

@@ -12,6 +12,7 @@ from launcher.seeds.expression import Interval
 from launcher.seeds.logic import LOGIC
 from launcher.seeds.verdict import Result, Row, Verdict, arithmetic, judge
 
+EXACT_DIGITS, ESTIMATED_DIGITS = 4, 3
 COMMAND = "python -m launcher.seeds > docs/seeds-recomputed.md"
 
 
@@ -50,7 +51,7 @@ def result_text(row: Row) -> str:
         return "–"
     if result.median is None:
         return f"{interval_text((result.low, result.high))} {row.claim.unit}"
-    parts = [number_text(each) for each in (result.low, result.median, result.high)]
+    parts = [number_text(each, ESTIMATED_DIGITS) for each in (result.low, result.median, result.high)]
     fits = f" ({result.fits})" if result.fits else ""
     return f"{' / '.join(parts)} {row.claim.unit}{fits}"
 
@@ -61,22 +62,23 @@ def interval_text(interval: Interval) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def number_text(value: float) -> str:
-    """Three digits that say something: 0.00362, 1.39, 24.7, 854, 7,143."""
-    if value == 0 or abs(value) >= 100:
+def number_text(value: float, digits: int = EXACT_DIGITS) -> str:
+    """So many digits that say something: 0.0036, 14.05, 122.9, and 7,143."""
+    if abs(value) >= 1000 or value == 0:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The page."""
     number = counts(rows)
     head = (
-        f"{len(rows)} claims: {number['right']} right, {number['wrong']} wrong, {number['cannot be checked']} that cannot "
-        "be checked. A verdict is computed from the numbers that the document itself states, and from what this planner "
-        "gets; what a document does not state is named in the row. Where three figures stand, they are the 10th, 50th "
-        "and 90th percentile (of memory: lower bound, expected peak, upper bound, and whether it fits the card, training "
-        "on answers of 60 tokens). Rented prices are those of the shipped catalogs; AWS is at the document's own price."
+        f"{len(rows)} claims: {number['right']} right, {number['wrong']} wrong, {number['cannot be checked']} that "
+        "cannot be checked. A verdict is computed from the numbers that the document itself states, and from what this "
+        "planner gets; what a document does not state is named in the row. Where three figures stand, they are the "
+        "10th, 50th and 90th percentile (of memory: lower bound, expected peak, upper bound, and whether it fits the "
+        "card, training on answers of 60 tokens). Rented prices are those of the shipped catalogs; AWS is at the "
+        "document's own price."
     )
     lines = [
         "# The seed documents' figures, recomputed",

@@ -160,7 +160,9 @@ def print_seed_tables(as_json: bool) -> None:
         return
     console = wide_console()
     for title, group in groupby(rows, key=lambda row: row.claim.table):
-        table = Table("claim", "claimed", "recomputed", "verdict", "why", title=title, title_justify="left", box=None)
+        table = Table(title=title, title_justify="left", box=None, expand=True)
+        for name, ratio in (("claim", 5), ("claimed", 2), ("recomputed", 3), ("verdict", 1), ("why", 6)):
+            table.add_column(name, ratio=ratio, overflow="fold")
         for row in group:
             where = f"{escape(row.claim.says)} [dim]({row.claim.document}, {escape(row.claim.section)})[/]"
             colour = {"right": "green", "wrong": "red"}.get(row.verdict, "yellow")
@@ -183,13 +185,8 @@ def _iso_date(text: str) -> date:
 def _modes(mode: ServedAs) -> list[Any]:
     from launcher.cost.self_hosting import Mode
 
-    on_demand = [Mode.ON_DEMAND_CLUSTERED, Mode.ON_DEMAND_SPREAD]
-    return {
-        ServedAs.BY_HOUR: [Mode.BY_HOUR],
-        ServedAs.ALWAYS_ON: [Mode.ALWAYS_ON],
-        ServedAs.ON_DEMAND: on_demand,
-        ServedAs.ALL: list(Mode),
-    }[mode]
+    # The two on-demand modes are named after the one that is asked for.
+    return [each for each in Mode if mode == ServedAs.ALL or each.startswith(mode)]
 
 
 def _gpu_price(usd_per_hour: float | None, offer: str | None) -> tuple[float, tuple[str, float | None] | None]:

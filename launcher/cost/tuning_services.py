@@ -43,9 +43,8 @@ class TuningService:
         """Why not, in one line; None where it is sold."""
         if self.sold(customer, today):
             return None
-        if self.nothing:
-            return f"{self.service}: {self.note}"
-        return f"{self.service}: no new jobs of {customer} customers since {self.until[customer]}"
+        reason = self.note if self.nothing else f"no new jobs of {customer} customers since {self.until[customer]}"
+        return f"{self.service}: {reason} ({self.source}; read {CHECKED})"
 
     def ends_soon(self, customer: Customer, today: date, within: timedelta = timedelta(days=365)) -> date | None:
         """The day it ends for this customer where that day is announced and near."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from launcher.cost.calibration import CalibrationRecord, read_calibrations
-from launcher.cost.offer import Offer
+from launcher.cost.calibration import read_calibrations
 from launcher.errors import BadInput
 from launcher.job import JobSpec
 from launcher.offers import Gathered
@@ -18,6 +17,24 @@ from launcher.planning.needs import JobNeeds
 from launcher.planning.plan import Limits
 from launcher.planning.planner import Planned, Planner
 from launcher.tokens import count_tokens
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The same jobs with one change, planned."""
+
+    change: str
+    jobs: tuple[JobNeeds, ...]
+    planned: Planned
+
+    @cached_property
+    def why_not(self) -> list[str]:
+        """Why cards that one would think of are no plan for these jobs either."""
+        return why_not(self.jobs, self.planned.refused)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The plans as JSON values, each with the change."""
+        return [{"change": self.change, **plan.to_json()} for plan in self.planned.plans]
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,7 @@ class PlanResult:
     limits: Limits
     objective: Objective
     planned: Planned
-    alternative: tuple[str, Planned] | None
+    alternative: Alternative | None
     suggestions: tuple[Suggestion, ...]
     gathered: Gathered
 
@@ -51,12 +68,12 @@ class PlanResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values: `plans` and `refused`, and what is said beside them."""
-        change, other = self.alternative or ("", Planned((), ()))
         return {
             "plans": [plan.to_json() for plan in self.planned.plans],
             "refused": [refusal.to_json() for refusal in self.planned.refused],
             "why_not": self.why_not,
-            "alternatives": [{"change": change, **plan.to_json()} for plan in other.plans],
+            "alternatives": self.alternative.to_json() if self.alternative else [],
+            "alternatives_why_not": self.alternative.why_not if self.alternative else [],
             "suggestions": [suggestion.to_json() for suggestion in self.suggestions],
             "tokens": {job.spec.name: job.tokens.source for job in self.jobs},
             "prices": self.gathered.sources_json(),
@@ -76,12 +93,16 @@ def make_plan(specs: Sequence[JobSpec], gathered: Gathered, limits: Limits, obje
     planned = Planner(jobs, gathered.offers, limits, records).plan(objective)
 
     def replan(changed: Sequence[JobSpec], changed_limits: Limits) -> Planned:
-        return _plan_changed(changed, gathered.offers, changed_limits, objective, records)
+        try:
+            return Planner(_needs_of(changed), gathered.offers, changed_limits, records).plan(objective)
+        except BadInput:  # the change makes the job impossible in itself
+            return Planned((), ())
 
     alternative = None
     if any(spec.method.kind == "lora" for spec in specs):
+        changed = as_method(specs, "qlora")
         change = "the same jobs as qlora" if len(specs) > 1 else "the same job as qlora"
-        alternative = (change, replan(as_method(specs, "qlora"), limits))
+        alternative = Alternative(change, _needs_of(changed), replan(changed, limits))
     suggestions = () if planned.plans else tuple(smallest_changes(specs, limits, planned.refused, replan))
     return PlanResult(tuple(specs), jobs, limits, objective, planned, alternative, suggestions, gathered)
 
@@ -98,18 +119,3 @@ def _needs_of(specs: Sequence[JobSpec]) -> tuple[JobNeeds, ...]:
     if faults:
         raise BadInput(*faults)
     return tuple(jobs)
-
-
-def _plan_changed(
-    specs: Sequence[JobSpec],
-    offers: Sequence[Offer],
-    limits: Limits,
-    objective: Objective,
-    records: Sequence[CalibrationRecord],
-) -> Planned:
-    """Plans of changed jobs; none where the change makes the job impossible in itself."""
-    try:
-        jobs = _needs_of(specs)
-    except BadInput:
-        return Planned((), ())
-    return Planner(jobs, offers, limits, records).plan(objective)

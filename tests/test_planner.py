@@ -205,7 +205,7 @@ def test_a_card_that_is_too_small_is_explained_with_what_would_fit() -> None:
     spec = as_method([specialist(train={"max_length": 4096, "packing": True})], "qlora")[0]
     needs = JobNeeds.of(spec, count_tokens)
     refused = Planner([needs], CARDS, NO_LIMITS).plan().refused
-    line = next(line for line in why_not([needs], refused) if line.startswith("RTX4090 24 GB"))
+    line = next(line for line in why_not([needs], refused) if "RTX4090 24 GB" in line)
     assert "4096 tokens, micro-batch 1, needs up to" in line
     assert "fits" in line
 
@@ -213,7 +213,10 @@ def test_a_card_that_is_too_small_is_explained_with_what_would_fit() -> None:
 def test_a_card_smaller_than_the_weights_says_so() -> None:
     needs = JobNeeds.of(specialist(), count_tokens)
     lines = why_not([needs], Planner([needs], CARDS, NO_LIMITS).plan().refused)
-    assert any(line.startswith("L40S 48 GB") and "weights" in line and "alone are 61.0 GiB" in line for line in lines)
+    line = next(
+        line for line in lines if "the weights of lora of Qwen2.5-Coder-32B-Instruct alone are 61.0 GiB" in line
+    )
+    assert "RTX4090 24 GB" in line and "L40S 48 GB" in line
 
 
 @pytest.mark.parametrize(
@@ -237,12 +240,19 @@ def test_when_nothing_is_possible_the_smallest_change_is_named(
     specs = [specialist(**changes)]
     nothing = planned(specs, offers, limits)
     assert not nothing.plans
-    found = smallest_changes(specs, limits, nothing.refused, lambda s, changed: planned(s, offers, changed))
+
+    def replan(changed: Sequence[JobSpec], changed_limits: Limits) -> Planned:
+        try:
+            return planned(changed, offers, changed_limits)
+        except BadInput:  # rows too short for any answer
+            return Planned((), ())
+
+    found = smallest_changes(specs, limits, nothing.refused, replan)
     assert found and found[0].change.startswith((suggestion, f"leave {suggestion}"))
 
 
 def test_rows_beyond_the_models_context_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"train.max_length: 200000: .* context of 32768 tokens"):
+    with pytest.raises(BadInput, match=r"train.max_length: 200000: .* context of 131072 tokens"):
         JobNeeds.of(specialist(train={"max_length": 200_000}), count_tokens)
 
 

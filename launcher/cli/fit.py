@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +106,7 @@ def speed(
     _score_file(cases, score_case)
 
 
-def _score_file(file: Path, score: Callable[[Any], dict[str, Any]]) -> None:
+def _score_file(file: Path, score: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     """Print one object a line for every case that can be scored; the faults of the rest come at the end.
 
     Raises:
@@ -120,7 +120,7 @@ def _score_file(file: Path, score: Callable[[Any], dict[str, Any]]) -> None:
             faults.append(f"{file}: line {case.line}: {case.reason}")
             continue
         try:
-            typer.echo(json.dumps(score(case)))
+            typer.echo(json.dumps(score(case.raw)))
         except BadInput as fault:
             faults += [f"{file}: {case_label(case)}: {line.removeprefix('case: ')}" for line in fault.faults]
     if faults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.cli.jobs import AsJson, Preset, load_all, wide_console
+from launcher.cli.jobs import AsJson, Preset, load_all
 from launcher.errors import BadInput, Refused
 from launcher.planning.choices import Objective
 from launcher.units import parse_duration, parse_usd
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 ROWS_SHOWN = 12
+CARDS_SHOWN = 24
+FILE_WIDTH = 200  # of a table in a file or a pipe: nothing is cut off
+ONE_MACHINE = "one machine"
 OptionalJobs = Annotated[list[Path] | None, typer.Argument(metavar="JOB...", help="Job files, planned together.")]
 
 
@@ -107,86 +111,94 @@ def _gathered(own: Path | None, offline: bool, gpus: Sequence[str] | None) -> Ga
 def _print(result: PlanResult, every: bool, html: Path | None) -> None:
     from launcher.planning.ranking import best_by_card
 
-    console = wide_console()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=FILE_WIDTH)
+    title = escape(", ".join(spec.name for spec in result.specs))
     plans = result.planned.plans
-    title = ", ".join(spec.name for spec in result.specs)
     if plans:
-        console.print(f"[bold]plans for {escape(title)}[/], {result.objective} first", soft_wrap=True)
-        console.print(_table(plans, every))
-        _lines(console, plans[0].changes)
+        console.print(f"[bold]plans for {title}[/], {result.objective} first")
+        _print_plans(console, plans, every)
     else:
-        console.print(f"[bold red]no plan for {escape(title)}[/]")
-        _lines(
-            console,
-            [f"{r.gpu} {r.gpu_memory_gib:g} GB x{r.gpus}: {r.reason}" for r in result.planned.refused[:ROWS_SHOWN]],
-        )
+        console.print(f"[bold red]no plan for {title}[/]")
     if result.suggestions:
         console.print("\n[bold]the smallest change that would do[/]")
         _lines(console, [f"{s.change}: {_sentence(s.plan)}" for s in result.suggestions])
-    if result.why_not:
-        console.print("\n[bold]why not[/]")
-        _lines(console, result.why_not)
+    _print_why_not(console, result.why_not)
     if result.alternative is not None:
-        change, other = result.alternative
-        console.print(f"\n[bold]{change}[/], at equal steps, the best plan of each card")
-        console.print(_table(best_by_card(other.plans), every) if other.plans else "  no plan either")
+        console.print(f"\n[bold]{result.alternative.change}[/], at equal steps, the best plan of each card")
+        _print_plans(console, best_by_card(result.alternative.planned.plans), every, most=CARDS_SHOWN)
+        _print_why_not(console, result.alternative.why_not)
     console.print()
     _lines(console, result.notes())
     if html is not None:
         console.print(f"page: {html}", soft_wrap=True)
 
 
-def _table(plans: Sequence[Plan], every: bool) -> Table:
-    shown = plans if every else plans[:ROWS_SHOWN]
-    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-    for name, justify in COLUMNS:
-        table.add_column(name, justify=justify, overflow="fold")
+def _print_plans(console: Console, plans: Sequence[Plan], every: bool, most: int = ROWS_SHOWN) -> None:
+    if not plans:
+        console.print("  no plan either")
+        return
+    shown = plans if every else plans[:most]
+    has_shapes = any(plan.shape.describe(len(plan.fits)) != ONE_MACHINE for plan in shown)
+    columns = [column for column in COLUMNS if has_shapes or column.name != "shape"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("#", justify="right")
+    for column in columns:
+        table.add_column(column.name, justify=column.justify)
     for number, plan in enumerate(shown, start=1):
-        table.add_row(str(number), *_cells(plan))
+        table.add_row(str(number), *(column.cell(plan) for column in columns))
+    console.print(table)
     if len(shown) < len(plans):
-        table.caption = f"and {len(plans) - len(shown)} more (--all)"
-    return table
+        console.print(f"  and {len(plans) - len(shown)} more (--all)")
+    _lines(console, [f"plan 1: {line}" for line in (*plans[0].changes, *plans[0].conditions)])
 
 
-COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("#", "right"),
-    ("offer", "left"),
-    ("shape", "left"),
-    ("peak GiB of usable", "right"),
-    ("hours p10 p50 p90", "right"),
-    ("usd p10 p50 p90", "right"),
-    ("at most usd", "right"),
-    ("why", "left"),
-)
+def _print_why_not(console: Console, lines: Sequence[str]) -> None:
+    if lines:
+        console.print("\n[bold]why not[/]")
+        _lines(console, lines)
 
 
-def _cells(plan: Plan) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Column:
+    """One column of the table of plans."""
+
+    name: str
+    cell: Callable[[Plan], str]
+    justify: Literal["left", "right"] = "right"
+
+
+def _peak(plan: Plan) -> str:
     memory = plan.tightest.memory
-    return (
-        offer_words(plan),
-        plan.shape.describe(len(plan.fits)),
-        f"{memory.expected_gib:.1f}..{memory.high_gib:.1f} of {plan.usable_gib:.1f}",
-        _three(plan.hours),
-        _three(plan.usd),
-        f"{plan.worst_case_usd:.2f}",
-        plan.why,
-    )
-
-
-def offer_words(plan: Plan) -> str:
-    """An offer in a few words: provider, count, card, memory, price."""
-    offer = plan.offer
-    where = " spot" if offer.spot else ""
-    return f"{offer.provider} {offer.gpus}x {offer.gpu} {offer.gpu_memory_gib:g} GB{where} {offer.usd_per_hour:.2f}/h"
+    return f"{memory.expected_gib:.1f} to {memory.high_gib:.1f} of {plan.usable_gib:.1f}"
 
 
 def _three(quantiles: Quantiles) -> str:
     return " ".join(f"{value:.2f}" for value in (quantiles.p10, quantiles.p50, quantiles.p90))
 
 
+COLUMNS = (
+    Column("offer", lambda plan: _machine(plan), "left"),
+    Column("usd/h", lambda plan: f"{plan.offer.usd_per_hour:.2f}"),
+    Column("shape", lambda plan: plan.shape.describe(len(plan.fits)), "left"),
+    Column("peak GiB", _peak),
+    Column("hours p10 p50 p90", lambda plan: _three(plan.hours)),
+    Column("usd p10 p50 p90", lambda plan: _three(plan.usd)),
+    Column("at most", lambda plan: f"{plan.worst_case_usd:.2f}"),
+    Column("why", lambda plan: plan.why, "left"),
+)
+
+
+def _machine(plan: Plan) -> str:
+    offer = plan.offer
+    return f"{offer.provider} {offer.gpus}x {offer.gpu} {offer.gpu_memory_gib:g} GB" + (" spot" if offer.spot else "")
+
+
 def _sentence(plan: Plan) -> str:
     interval = f"{plan.usd.p10:.2f} to {plan.usd.p90:.2f}"
-    return f"{offer_words(plan)}, {plan.usd.p50:.2f} usd ({interval}), {plan.hours.p50:.1f} h"
+    where = f"{_machine(plan)} at {plan.offer.usd_per_hour:.2f} usd/h"
+    return f"{where}: {plan.usd.p50:.2f} usd ({interval}), {plan.hours.p50:.1f} h"
 
 
 def _lines(console: Console, lines: Sequence[str]) -> None:

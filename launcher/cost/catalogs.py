@@ -45,19 +45,23 @@ class _Dialect:
     """How one provider's file is read.
 
     memory_gib: of one GPU, from `GpuInfo` and the number of GPUs. exact_name: what says more about the GPU than
-    `AcceleratorName`, which leaves out PCIe, SXM and NVL; from the instance type and `GpuInfo`.
+    `AcceleratorName`, which leaves out PCIe, SXM and NVL; from the instance type and `GpuInfo`. rounds_down: the
+    machine has at least the host memory that the file says.
     """
 
     memory_gib: Callable[[GpuInfo, int], float]
     exact_name: Callable[[str, GpuInfo], str]
     disk_usd_per_gib_hour: float | None = None
+    rounds_down: bool = False
 
 
 _DIALECTS: dict[Provider, _Dialect] = {
-    # The sum over all GPUs in MiB. 1x-H100_NVL-32-65536: count, name, vCPUs, host MiB.
+    # The sum over all GPUs in MiB. 1x-H100_NVL-32-65536: count, name, vCPUs, host MiB; SkyPilot's fetcher asks for
+    # offers `chunked`, which rounds vCPUs and host memory down.
     "vast": _Dialect(
         memory_gib=lambda info, gpus: info.size / gpus / 1024,
         exact_name=lambda instance_type, _: instance_type.partition("-")[2].rsplit("-", 2)[0],
+        rounds_down=True,
     ),
     # MiB of one GPU, however many there are. gpu_8x_a100_80gb_sxm4.
     "lambda": _Dialect(
@@ -222,6 +226,7 @@ def _take(row: Mapping[str, str], intake: Intake, priced_at: str | None) -> None
         gpus=gpus,
         vcpus=positive_number(_number(row, "vCPUs")),
         host_memory_gib=positive_number(_number(row, "MemoryGiB")),
+        host_memory_is_floor=dialect.rounds_down,
         region=row["Region"].strip(" ,"),
         zone=row.get("AvailabilityZone", "").strip() or None,
         priced_at=priced_at,

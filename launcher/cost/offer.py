@@ -24,6 +24,7 @@ class Offer:
     bill them apart or does not say. download_gbit_s: the line's measured speed, None where unknown. source: `catalog`,
     `snapshot`, `live` or `own`; priced_at: ISO date or time of the price, None where nobody wrote it down. zone: the
     part of the region, where the provider names one. host_id: the one machine that a live offer is for.
+    host_memory_is_floor: the machine has at least `host_memory_gib`, which the provider rounded down.
     """
 
     provider: Provider
@@ -45,6 +46,7 @@ class Offer:
     available: bool | None = None
     reliability: float | None = None
     host_id: str | None = None
+    host_memory_is_floor: bool = False
     zone: str | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,23 +34,24 @@ class Suggestion:
 
 
 def why_not(jobs: Sequence[JobNeeds], refused: Sequence[Refusal]) -> list[str]:
-    """One line for each card that memory rules out: what the job needs on it, and the rows that would fit."""
-    lines, seen = [], set()
-    for refusal in refused:
-        card = (refusal.gpu, refusal.gpu_memory_gib)
-        if refusal.rule == "memory" and card not in seen:
-            seen.add(card)
-            hardest = max(jobs, key=lambda job: estimate_memory(job.workload(1)).high_gib)
-            lines.append(f"{refusal.gpu} {refusal.gpu_memory_gib:g} GB: {_need_line(hardest, *card)}")
-    return lines
+    """Why cards that one would think of are no plan, one line a reason, the cards it holds for in front."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    hardest = max(jobs, key=lambda job: estimate_memory(job.workload(1)).high_gib)
+    for each in refused:
+        card = f"{each.gpu} {each.gpu_memory_gib:g} GB" if each.gpus == 1 else f"{each.gpus}x {each.gpu}"
+        reason = each.reason
+        if each.rule == "memory" and each.gpus == 1:
+            reason = _need_line(hardest, each.gpu, each.gpu_memory_gib)
+        lines[reason].append(card)
+    return [f"{', '.join(cards)}: {reason}" for reason, cards in lines.items()]
 
 
 def _need_line(job: JobNeeds, gpu: str, gpu_memory_gib: float) -> str:
     usable, workload = usable_gib(gpu, gpu_memory_gib), job.workload(1)
     memory = estimate_memory(workload)
-    what = f"{job.spec.name} ({job.spec.method.kind} of {job.spec.model.id.split('/')[-1]})"
+    what = f"{job.spec.method.kind} of {job.spec.model.id.split('/')[-1]}"
     if memory.components["weights"] > usable:
-        return f"the weights of {what} alone are {memory.components['weights']:.1f} GiB; {usable:.1f} are usable"
+        return f"the weights of {what} alone are {memory.components['weights']:.1f} GiB"
     need = f"{what} at {workload.seq_len} tokens, micro-batch 1, needs up to {memory.high_gib:.1f} of {usable:.1f} GiB"
     verdicts = [(length, _at_length(workload, length).fits(usable)) for length in _shorter(workload.seq_len)]
     tight = next((length for length, verdict in verdicts if verdict == "tight"), None)
@@ -113,7 +115,7 @@ def _candidates(
 def _money_candidates(
     specs: Sequence[JobSpec], limits: Limits, refused: Sequence[Refusal]
 ) -> Iterator[tuple[str, Sequence[JobSpec], Limits]]:
-    needed = {rule: min((r.needed for r in refused if r.rule == rule), default=None) for rule in RULES}
+    needed = {rule: min((r.needed for r in refused if r.rule == rule), default=None) for rule in MONEY_RULES}
     if (usd := needed["cap"]) is not None:
         cap = _rounded_up(usd)
         each = _changed(specs, "budget", max_usd=max(cap, *(spec.budget.max_usd for spec in specs)))
@@ -127,7 +129,7 @@ def _money_candidates(
         yield f"budget.max_usd_per_hour: {ceiling:g}", _changed(specs, "budget", max_usd_per_hour=ceiling), limits
 
 
-RULES = ("cap", "deadline", "usd_per_hour")
+MONEY_RULES = ("cap", "deadline", "usd_per_hour")
 
 
 def as_method(specs: Sequence[JobSpec], kind: str) -> list[JobSpec]:

@@ -10,7 +10,7 @@ from launcher.cost.workload import Workload
 from launcher.planning.needs import JobNeeds
 
 Verdict = Literal["yes", "tight", "no"]
-DEGREES = (1, 2, 4, 8)
+DEGREES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ QUANTIZATION: dict[str, Quantization] = {"qlora": "nf4-dq", "lora": "none", "ful
 
 # A row's answer may be longer than the mean one; logits of one micro-batch are reserved for this many mean answers.
 LONGEST_ANSWER_IN_MEANS = 3.0
+# An estimated longest row is taken at this quantile of what the estimate may be off by.
+LONGEST_ROW_QUANTILE = 0.99
 # What a save holds beside the adapter weights: the optimizer's two states a weight, in the same precision.
 SAVED_COPIES = 3
 CountTokens = Callable[[JobSpec, int], TokenCount]
@@ -75,9 +78,11 @@ class JobNeeds:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of the longest row that will be trained on: the one that decides whether the job fits."""
-        longest = self.spec.train.max_length
-        return min(longest, self.tokens.longest) if self.tokens.is_counted and not self.spec.train.packing else longest
+        """Tokens of the longest row that will be trained on, high where it is estimated: it decides what fits."""
+        most = self.spec.train.max_length
+        if self.spec.train.packing:
+            return most
+        return min(most, math.ceil(self.tokens.longest * self.tokens.spread.quantile(LONGEST_ROW_QUANTILE)))
 
     def micro_batches(self, gpus: int) -> list[int]:
         """Rows per GPU and micro-step that make up the job's batch on this many GPUs, largest first, none above it."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from launcher.cost.offer import Offer
 from launcher.cost.spread import Quantiles
 from launcher.planning.fit import Fit
 from launcher.planning.shapes import Shape
+
+
+# What may rule an offer out, in the order in which it is asked.
+RULES = ("precision", "gpu_memory", "memory", "host memory", "usd_per_hour", "cap", "deadline")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Plan:
     """Jobs on machines. `usd` and `hours` are of all machines together, hours until the last one is gone.
 
     `worst_case_usd`: the most that the caps let it cost. `also_in`: further regions at the same price.
+    `changes`: what the jobs would change for it. `conditions`: what must be asked for or checked when it is taken.
     `disk_gib`: of one machine. `phases`: median hours of one machine by phase.
     """
 
@@ -40,8 +45,9 @@ class Plan:
     phases: Mapping[str, float]
     also_in: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
     why: str = ""
-    speed_sources: tuple[str, ...] = field(default=())
+    speed_sources: tuple[str, ...] = ()
 
     @property
     def tightest(self) -> Fit:
@@ -75,6 +81,7 @@ class Plan:
             "phase_hours": {name: round(hours, 4) for name, hours in self.phases.items()},
             "jobs": [_fit_json(fit) for fit in self.fits],
             "changes": list(self.changes),
+            "conditions": list(self.conditions),
             "speed_from": list(self.speed_sources),
             "why": self.why,
         }
@@ -84,8 +91,8 @@ class Plan:
 class Refusal:
     """A kind of machine that is no plan, and why.
 
-    `rule`: what it breaks: gpu_memory, memory, host memory, usd_per_hour, cap or deadline. `needed`: what would have
-    been enough, in the unit of the rule: GiB, usd or hours.
+    `rule`: what it breaks, one of `RULES`. `needed`: what would have been enough, in the unit of the rule: GiB, usd or
+    hours; 0 where nothing would.
     """
 
     gpu: str

@@ -21,7 +21,7 @@ from launcher.cost.spread import Quantiles, total
 from launcher.planning.choices import Objective
 from launcher.planning.fit import DEGREES, Fit, Fitter
 from launcher.planning.needs import JobNeeds
-from launcher.planning.plan import Limits, Plan, Refusal, refusal
+from launcher.planning.plan import RULES, Limits, Plan, Refusal, refusal
 from launcher.planning.ranking import explained, rank_key
 from launcher.planning.rules import broken_rule, worst_case_usd
 from launcher.planning.shapes import Shape, TimedJob, machine_terms, phase_hours, shapes_for
@@ -99,15 +99,15 @@ class Planner:
             shapes = shapes_for(len(self.jobs), offer.gpus, degree, offer.provider in MULTI_NODE_PROVIDERS)
             for shape in shapes:
                 outcome = self._outcome(kind, shape)
-                fits = isinstance(outcome, Plan) or outcome.rule not in ("memory", "gpu_memory")
+                fits = isinstance(outcome, Plan) or outcome.rule not in ("memory", "gpu_memory", "precision")
                 fitting = fitting or (degree if fits else 0)
                 yield outcome
 
     def _outcome(self, kind: _Kind, shape: Shape) -> Plan | Refusal:
         fits = [self.fitter.fit(job, kind.usable_gib, shape.gpus_per_job, shape.nodes_per_job) for job in self.jobs]
-        too_small = self._too_small(kind, fits)
-        if too_small is not None:
-            return too_small
+        unfit = self._without_bf16(kind) or self._too_small(kind, fits)
+        if unfit is not None:
+            return unfit
         offer = self._cheapest_with_room(kind, shape, fits)
         if offer is None:
             return _host_refusal(kind, shape, fits)
@@ -115,6 +115,12 @@ class Planner:
         return broken_rule(plan, self.budgets, self.limits) or plan
 
     # --- what fits -----------------------------------------------------------------------------------------------
+
+    def _without_bf16(self, kind: _Kind) -> Refusal | None:
+        offer = kind.sample
+        if find_gpu(offer.gpu).has_bf16 or all(job.spec.train.precision == "fp32" for job in self.jobs):
+            return None
+        return refusal(offer, "precision", f"{offer.gpu} has no bf16, which train.precision asks for", needed=0.0)
 
     def _too_small(self, kind: _Kind, fits: Sequence[Fit]) -> Refusal | None:
         offer = kind.sample
@@ -136,7 +142,7 @@ class Planner:
 
     def _cheapest_with_room(self, kind: _Kind, shape: Shape, fits: Sequence[Fit]) -> Offer | None:
         needed = _host_gib(shape, fits)
-        return next((o for o in kind.offers if o.host_memory_gib is None or o.host_memory_gib >= needed), None)
+        return next((offer for offer in kind.offers if offer.host_memory_is_floor or _host_room(offer) >= needed), None)
 
     # --- what it costs -------------------------------------------------------------------------------------------
 
@@ -164,6 +170,7 @@ class Planner:
             phases=phase_hours(terms[busiest]),
             also_in=_other_regions(kind, offer),
             changes=tuple(line for job, fit in pairs for line in _changes(job, fit)),
+            conditions=tuple(_conditions(offer, _host_gib(shape, fits))),
             speed_sources=tuple(sorted({job.duration.sources["training"] for job in timed})),
         )
 
@@ -234,10 +241,27 @@ def _host_gib(shape: Shape, fits: Sequence[Fit]) -> float:
     return sum(most[: shape.at_once])
 
 
+def _host_room(offer: Offer) -> float:
+    return math.inf if offer.host_memory_gib is None else offer.host_memory_gib
+
+
+def _conditions(offer: Offer, host_gib: float) -> Iterator[str]:
+    """What must be asked for or checked when this offer is taken."""
+    if offer.host_memory_gib is None:
+        yield f"needs {host_gib:.0f} GiB of host memory; the offer does not say what it has"
+    elif offer.host_memory_gib < host_gib:
+        yield f"needs {host_gib:.0f} GiB of host memory; the offer says at least {offer.host_memory_gib:.0f}"
+
+
 def _host_refusal(kind: _Kind, shape: Shape, fits: Sequence[Fit]) -> Refusal:
     needed = _host_gib(shape, fits)
-    most = max(offer.host_memory_gib or 0.0 for offer in kind.offers)
-    return refusal(kind.sample, "host memory", f"needs {needed:.0f} GiB of host memory; it has {most:.0f}", needed)
+    most = max(map(_host_room, kind.offers))
+    return refusal(kind.sample, "host memory", f"needs {needed:.0f} GiB of host memory and has {most:.0f}", needed)
+
+
+def _nearness(each: Refusal) -> tuple[int, float]:
+    """Refusals by the rule that stopped them, the first rule asked lowest, and by how little was short."""
+    return RULES.index(each.rule), -each.needed
 
 
 def _summary(refusals: Sequence[Refusal], plans: Sequence[Plan]) -> tuple[Refusal, ...]:
@@ -246,6 +270,6 @@ def _summary(refusals: Sequence[Refusal], plans: Sequence[Plan]) -> tuple[Refusa
     closest: dict[tuple[str, float, int], Refusal] = {}
     for each in refusals:
         key = (each.gpu, each.gpu_memory_gib, each.gpus)
-        if key not in planned and (key not in closest or each.needed < closest[key].needed):
+        if key not in planned and (key not in closest or _nearness(each) > _nearness(closest[key])):
             closest[key] = each
     return tuple(sorted(closest.values(), key=lambda r: (r.gpu_memory_gib * r.gpus, r.gpu, r.gpus)))

@@ -32,7 +32,7 @@ def explained(plans: Sequence[Plan], objective: Objective) -> tuple[Plan, ...]:
         return ()
     first = plans[0]
     headroom = first.usable_gib - first.tightest.memory.high_gib
-    best = dataclasses.replace(first, why=f"{REASONS[objective]}; {headroom:.1f} GiB to spare at the upper bound")
+    best = dataclasses.replace(first, why=f"{REASONS[objective]}; {headroom:.1f} GiB to spare")
     return (best, *(dataclasses.replace(plan, why=_against(plan, first)) for plan in plans[1:]))
 
 
@@ -45,4 +45,4 @@ def best_by_card(plans: Iterable[Plan]) -> list[Plan]:
 
 
 def _against(plan: Plan, first: Plan) -> str:
-    return f"{plan.usd.p50 / first.usd.p50:.2f}x the cost, {plan.hours.p50 / first.hours.p50:.2f}x the time of plan 1"
+    return f"{plan.usd.p50 / first.usd.p50:.2f}x usd, {plan.hours.p50 / first.hours.p50:.2f}x hours of plan 1"

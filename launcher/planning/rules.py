@@ -40,10 +40,10 @@ def broken_rule(plan: Plan, budgets: Sequence[BudgetSpec], limits: Limits) -> Re
     """The first rule a plan breaks, if any: price per hour, cap, deadline. The 90th percentile must keep to them."""
     offer, shape = plan.offer, plan.shape
     ceilings = [budget.max_usd_per_hour for budget in budgets if budget.max_usd_per_hour is not None]
-    # One machine for several jobs is paid by all of them.
-    usd_per_hour = offer.usd_per_hour * shape.nodes_per_job / (1 if shape.jobs_apart > 1 else len(budgets))
+    # Jobs that run on one machine at once share its price.
+    usd_per_hour = offer.usd_per_hour * shape.nodes_per_job / shape.at_once
     if ceilings and usd_per_hour > min(ceilings):
-        reason = f"{usd_per_hour:.2f} usd an hour and job is above budget.max_usd_per_hour {min(ceilings):g}"
+        reason = f"{usd_per_hour:.2f} usd an hour for a job is above budget.max_usd_per_hour {min(ceilings):g}"
         return refusal(offer, "usd_per_hour", reason, usd_per_hour)
     cap = cap_usd(budgets, limits)
     if plan.usd.p90 > cap:

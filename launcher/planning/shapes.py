@@ -9,6 +9,7 @@ from launcher.cost.duration import Duration
 from launcher.cost.spread import Spread
 
 # Paid once per machine, however many jobs run on it; everything else is paid per job.
+FULL_NODE = 8  # a job spans machines only where one machine more is not a larger machine
 DOWNLOAD = "model download"
 MACHINE_TERMS = ("provisioning", "environment", DOWNLOAD, "teardown")
 
@@ -47,7 +48,7 @@ class Shape:
 def shapes_for(jobs: int, gpus: int, gpus_per_job: int, multi_node: bool) -> list[Shape]:
     """The layouts of `jobs` equal jobs on machines with `gpus` GPUs that waste no more than half a machine."""
     if gpus_per_job > gpus:
-        spans = gpus_per_job % gpus == 0 and multi_node and jobs == 1
+        spans = gpus == FULL_NODE and gpus_per_job % gpus == 0 and multi_node and jobs == 1
         return [Shape(gpus_per_job // gpus, 1, gpus_per_job, gpus_per_job // gpus)] if spans else []
     if gpus >= 2 * jobs * gpus_per_job:
         return []

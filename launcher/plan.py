@@ -13,7 +13,7 @@ from launcher.job import JobSpec
 from launcher.offers import Gathered
 from launcher.planning.advice import Suggestion, as_method, smallest_changes, why_not
 from launcher.planning.choices import Objective
-from launcher.planning.needs import JobNeeds
+from launcher.planning.needs import CountTokens, JobNeeds
 from launcher.planning.plan import Limits
 from launcher.planning.planner import Planned, Planner
 from launcher.tokens import count_tokens
@@ -81,20 +81,26 @@ class PlanResult:
         }
 
 
-def make_plan(specs: Sequence[JobSpec], gathered: Gathered, limits: Limits, objective: Objective) -> PlanResult:
-    """Plan jobs together over offers.
+def make_plan(
+    specs: Sequence[JobSpec],
+    gathered: Gathered,
+    limits: Limits,
+    objective: Objective,
+    count: CountTokens = count_tokens,
+) -> PlanResult:
+    """Plan jobs together over offers; `count` says how many tokens a job has.
 
     Raises:
         BadInput: an unknown model or stack, rows beyond the model's context, data that cannot be read, a schedule that
             cannot work; the faults of all jobs at once.
     """
     records = read_calibrations()
-    jobs = _needs_of(specs)
+    jobs = _needs_of(specs, count)
     planned = Planner(jobs, gathered.offers, limits, records).plan(objective)
 
     def replan(changed: Sequence[JobSpec], changed_limits: Limits) -> Planned:
         try:
-            return Planner(_needs_of(changed), gathered.offers, changed_limits, records).plan(objective)
+            return Planner(_needs_of(changed, count), gathered.offers, changed_limits, records).plan(objective)
         except BadInput:  # the change makes the job impossible in itself
             return Planned((), ())
 
@@ -102,16 +108,16 @@ def make_plan(specs: Sequence[JobSpec], gathered: Gathered, limits: Limits, obje
     if any(spec.method.kind == "lora" for spec in specs):
         changed = as_method(specs, "qlora")
         change = "the same jobs as qlora" if len(specs) > 1 else "the same job as qlora"
-        alternative = Alternative(change, _needs_of(changed), replan(changed, limits))
+        alternative = Alternative(change, _needs_of(changed, count), replan(changed, limits))
     suggestions = () if planned.plans else tuple(smallest_changes(specs, limits, planned.refused, replan))
     return PlanResult(tuple(specs), jobs, limits, objective, planned, alternative, suggestions, gathered)
 
 
-def _needs_of(specs: Sequence[JobSpec]) -> tuple[JobNeeds, ...]:
+def _needs_of(specs: Sequence[JobSpec], count: CountTokens) -> tuple[JobNeeds, ...]:
     jobs, faults = [], []
     for spec in specs:
         try:
-            job = JobNeeds.of(spec, count_tokens)
+            job = JobNeeds.of(spec, count)
             _ = job.schedule  # a schedule that cannot work is bad input, and is found here
             jobs.append(job)
         except BadInput as fault:

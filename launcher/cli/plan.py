@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from launcher.cost.spread import Quantiles
     from launcher.offers import Gathered
     from launcher.plan import PlanResult
+    from launcher.planning.needs import CountTokens
     from launcher.planning.plan import Plan
 
 ROWS_SHOWN = 12
@@ -44,6 +45,12 @@ def plan(
     objective: Annotated[Objective, typer.Option("--objective", help="What to rank by.")] = Objective.CHEAPEST,
     spot: Annotated[bool, typer.Option("--spot", help="Take in offers that may be taken away at any time.")] = False,
     gpu: Annotated[list[str] | None, typer.Option("--gpu", help="Only these GPUs.")] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=2, help="Examples, where a job's data is not there yet.")
+    ] = None,
+    tokens_per_row: Annotated[
+        float | None, typer.Option("--tokens-per-row", min=1, help="Tokens of each, prompt and answer.")
+    ] = None,
     own: Annotated[Path | None, typer.Option("--own", help="File of your own machines.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no provider; catalog files only.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every plan, not only the first twelve.")] = False,
@@ -66,7 +73,8 @@ def plan(
     limits = Limits(_parsed("--max-usd", max_usd, parse_usd), _parsed("--deadline", deadline, parse_duration), spot)
     specs = load_all(job, preset)
     _refuse_twins([spec.name for spec in specs])
-    result = make_plan(specs, _gathered(own, offline, gpu), limits, objective)
+    count = _token_counter(rows, tokens_per_row)
+    result = make_plan(specs, _gathered(own, offline, gpu), limits, objective, count)
     if html is not None:
         from launcher.report.plan_page import write_plan_page
 
@@ -91,6 +99,21 @@ def _parsed(option: str, text: str | None, parse: Callable[[Any], float]) -> flo
         return parse(text)
     except ValueError as fault:
         raise BadInput(f"{option}: {text!r}: {fault}") from None
+
+
+def _token_counter(rows: int | None, tokens_per_row: float | None) -> CountTokens:
+    """What says how many tokens a job has: its data, or what the user states of them.
+
+    Raises:
+        BadInput: only one of the two figures is given.
+    """
+    from launcher.tokens import count_tokens, stated_tokens
+
+    if rows is None and tokens_per_row is None:
+        return count_tokens
+    if rows is None or tokens_per_row is None:
+        raise BadInput("plan: --rows and --tokens-per-row: both are needed where data is stated")
+    return lambda spec, micro_batch: stated_tokens(spec, micro_batch, rows, tokens_per_row)
 
 
 def _refuse_twins(names: Sequence[str]) -> None:

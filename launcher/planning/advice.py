@@ -18,6 +18,12 @@ from launcher.planning.planner import Planned
 
 SHORTEST_LENGTH = 256
 MOST_SUGGESTIONS = 3
+# Rules whose figure differs from offer to offer, and what that figure is.
+MONEY_RULES = {
+    "usd_per_hour": "usd an hour for a job, above budget.max_usd_per_hour",
+    "cap": "usd at the 90th percentile, above the cap",
+    "deadline": "hours at the 90th percentile, above the deadline",
+}
 PlanSpecs = Callable[[Sequence[JobSpec], Limits], Planned]
 
 
@@ -40,7 +46,9 @@ def why_not(jobs: Sequence[JobNeeds], refused: Sequence[Refusal]) -> list[str]:
     for each in refused:
         card = f"{each.gpu} {each.gpu_memory_gib:g} GB" if each.gpus == 1 else f"{each.gpus}x {each.gpu}"
         reason = each.reason
-        if each.rule == "memory" and each.gpus == 1:
+        if each.rule in MONEY_RULES:
+            card, reason = f"{card} {each.needed:.2f}", MONEY_RULES[each.rule]
+        elif each.rule == "memory" and each.gpus == 1:
             reason = _need_line(hardest, each.gpu, each.gpu_memory_gib)
         lines[reason].append(card)
     return [f"{', '.join(cards)}: {reason}" for reason, cards in lines.items()]
@@ -127,9 +135,6 @@ def _money_candidates(
     if (price := needed["usd_per_hour"]) is not None:
         ceiling = _rounded_up(price)
         yield f"budget.max_usd_per_hour: {ceiling:g}", _changed(specs, "budget", max_usd_per_hour=ceiling), limits
-
-
-MONEY_RULES = ("cap", "deadline", "usd_per_hour")
 
 
 def as_method(specs: Sequence[JobSpec], kind: str) -> list[JobSpec]:

@@ -10,6 +10,7 @@ from typing import Any
 from launcher.cost.cases import workload_of_case
 from launcher.cost.gpus import all_gpus, find_gpu, usable_gib, usable_is_measured
 from launcher.cost.memory import estimate_memory
+from launcher.cost.stacks import find_stack
 from launcher.cost.workload import Workload
 from launcher.errors import BadInput
 from launcher.job import load_job
@@ -29,6 +30,8 @@ def workload_from(job: Path | None, preset: str | None, fields: Mapping[str, Any
     given = {name: value for name, value in fields.items() if value is not None}
     if (job is None) == ("model" not in given):
         raise BadInput("fit: a job file, or --model NAME, or --cases FILE is needed, and only one of them")
+    if "stack" in given:
+        find_stack(given["stack"])
     if job is None:
         workload = workload_of_case({**DEFAULTS, **given})
         model = fields["model"]

@@ -11,7 +11,6 @@ from launcher.cost.spread import Quantiles
 from launcher.planning.fit import Fit
 from launcher.planning.shapes import Shape
 
-
 # What may rule an offer out, in the order in which it is asked.
 RULES = ("precision", "gpu_memory", "memory", "host memory", "usd_per_hour", "cap", "deadline")
 

@@ -49,9 +49,20 @@ def seconds(value: float | None) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def hours(value: float | None) -> str:
-    """Hours as a time: 2 h 07 min."""
-    return UNKNOWN if value is None else seconds(3600 * value)
+def estimated_usd(value: float | None) -> str:
+    """Dollars and cents: no estimate is better than that."""
+    return usd(value) if value is None or value < 0.01 else f"${value:,.2f}"
+
+
+def estimated_hours(value: float | None) -> str:
+    """Hours as a time to about two digits: 20 s, 3.4 min, 55 min, 2 h 07 min."""
+    if value is None:
+        return UNKNOWN
+    if value < 59.5 / 3600:
+        return f"{3600 * value:.0f} s"
+    if value < 59.5 / 60:
+        return f"{60 * value:.{1 if value < 9.95 / 60 else 0}f} min"
+    return seconds(3600 * value)
 
 
 def gib(value: float | None) -> str:
@@ -135,7 +146,8 @@ FILTERS: dict[str, Callable[..., str]] = {
         interval,
         usd,
         seconds,
-        hours,
+        estimated_usd,
+        estimated_hours,
         gib,
         age,
         rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.report.charts import BAD, GOOD, INK, PAGE, WARN, Interval, label_rows, new_panels, series_colour, to_svg
 
@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 Verdict = Literal["yes", "tight", "no"]
 COLOURS: dict[Verdict, str] = {"yes": GOOD, "tight": WARN, "no": BAD}
 MARKERS: dict[Verdict, str] = {"yes": "o", "tight": "D", "no": "X"}
-WORDS: dict[Verdict, str] = {"yes": "fits", "tight": "tight", "no": "no"}
 # A card above this many times the largest need is an arrow, lest the need become too small to see.
-SCALE_LIMIT = 2.0
-NARROWEST_NUMBERED = 0.045  # of the axis: a segment below has no room for its figure
+SCALE_LIMIT = 1.6
+NARROWEST_NUMBERED = 0.5  # inches of the whole figure's width: a segment below has no room for its figure
 SMALL = 9.0  # points
 BAR_INCHES, CARD_INCHES = 0.42, 0.27
 
@@ -33,11 +32,12 @@ class MemoryBar:
 
 @dataclass(frozen=True)
 class CardMark:
-    """A card, the GiB that a program gets of it, and whether the job fits."""
+    """A card, the GiB that a program gets of it, and whether the job fits, as a verdict and in words."""
 
     label: str
     usable_gib: float
     verdict: Verdict
+    words: str
 
 
 def memory_chart(bars: Sequence[MemoryBar], cards: Sequence[CardMark], shown: Sequence[str], width: float) -> str:
@@ -55,7 +55,7 @@ def memory_chart(bars: Sequence[MemoryBar], cards: Sequence[CardMark], shown: Se
     right = 1.12 * min(SCALE_LIMIT * need, max([need, *(card.usable_gib for card in cards)]))
     upper.set_xlim(0, right)
     for place, bar in enumerate(reversed(bars)):
-        _draw_bar(upper, bar, place, shown)
+        _draw_bar(upper, bar, place, shown, NARROWEST_NUMBERED / width * right)
     for place, card in enumerate(reversed(cards)):
         _draw_card(lower, card, place)
         if card.usable_gib < right:
@@ -68,15 +68,15 @@ def memory_chart(bars: Sequence[MemoryBar], cards: Sequence[CardMark], shown: Se
     return to_svg(figure)
 
 
-def _draw_bar(axes: Axes, bar: MemoryBar, place: float, shown: Sequence[str]) -> None:
-    start, narrowest = 0.0, NARROWEST_NUMBERED * axes.get_xlim()[1]
+def _draw_bar(axes: Axes, bar: MemoryBar, place: float, shown: Sequence[str], numbered_from: float) -> None:
+    start = 0.0
     for colour, size in _segments(bar, shown):
         axes.barh(place, size, left=start, height=0.56, color=series_colour(colour), edgecolor=PAGE, linewidth=0.8)
-        if size > narrowest:
+        if size > numbered_from:
             axes.text(start + size / 2, place, f"{size:.1f}", color=PAGE, fontsize=SMALL, ha="center", va="center")
         start += size
-    low, high = bar.peak.bounds
-    axes.plot([low, high], [place, place], color=INK, linewidth=1.4, marker="|", markersize=8)
+    high = bar.peak.bounds[1]
+    axes.plot([bar.peak.value, high], [place, place], color=INK, linewidth=1.4, marker="|", markersize=8)
     _write(axes, f"{bar.peak.value:.1f}, up to {high:.1f}", high, place, INK)
 
 
@@ -90,11 +90,11 @@ def _draw_card(axes: Axes, card: CardMark, place: float) -> None:
     right = axes.get_xlim()[1]
     at, marker = (card.usable_gib, MARKERS[card.verdict]) if card.usable_gib < right else (right, ">")
     axes.plot(at, place, marker, color=COLOURS[card.verdict], markersize=6.5, clip_on=False)
-    _write(axes, f"{card.usable_gib:.1f} {WORDS[card.verdict]}", at, place, COLOURS[card.verdict])
+    _write(axes, f"{card.usable_gib:.1f} {card.words}", at, place, COLOURS[card.verdict])
 
 
 def _draw_line_up(upper: Axes, lower: Axes, card: CardMark, place: float) -> None:
-    line = {"color": COLOURS[card.verdict], "linewidth": 0.9, "alpha": 0.5, "zorder": 0.5}
+    line: dict[str, Any] = {"color": COLOURS[card.verdict], "linewidth": 0.9, "alpha": 0.5, "zorder": 0.5}
     lower.plot([card.usable_gib] * 2, [place, 1e3], scaley=False, **line)
     upper.axvline(card.usable_gib, **line)
 

@@ -23,6 +23,7 @@ from launcher.report.charts import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
 WIDE, NARROW = 9.4, 4.9  # inches: the page shows the one that its own width can carry with readable letters
@@ -30,8 +31,10 @@ LOG_FROM_RATIO = 8.0  # a longer range is drawn on a logarithmic scale
 FAINT = 0.35
 LIMIT_DASHES = (0, (4, 3))
 SMALL = 9.0  # points
+MARK_PIXELS = 6  # half the width of a mark, at the 100 dots per inch that matplotlib lays out with
+DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0.4, 1), (0.4, -1), (1, 0.3))
 # Where a name may stand, in points from its mark, near first.
-PLACES = tuple((x * r, y * r) for r in (9, 24, 42, 62) for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0.2)))
+PLACES = tuple((x * r, y * r) for r in (9, 22, 36, 52, 70, 90) for x, y in DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class LimitLines:
 
 def trade_off_chart(plans: Sequence[PlanMark], front: Sequence[PlanMark], limits: LimitLines, width: float) -> str:
     """Dollars against hours of all plans with their 10th to 90th percentiles; those of `front` joined and named."""
-    figure, axes = new_figure(width, 0.35 * width + 1.6)
+    figure, axes = new_figure(width, 0.25 * width + 2.8)
     for plan in plans:
         _draw_cross(axes, plan, strong=plan in front)
     steps = sorted((plan.hours.value, plan.usd.value) for plan in front)
@@ -73,7 +76,7 @@ def trade_off_chart(plans: Sequence[PlanMark], front: Sequence[PlanMark], limits
 
 def _draw_cross(axes: Axes, plan: PlanMark, strong: bool) -> None:
     colour, hours, usd = series_colour(plan.colour), plan.hours, plan.usd
-    line = {"color": colour, "alpha": 0.8 if strong else FAINT, "linewidth": 1.4 if strong else 0.8}
+    line: dict[str, Any] = {"color": colour, "alpha": 0.8 if strong else FAINT, "linewidth": 1.4 if strong else 0.8}
     axes.plot(hours.bounds, [usd.value] * 2, zorder=2, **line)
     axes.plot([hours.value] * 2, usd.bounds, zorder=2, **line)
     axes.plot(
@@ -88,10 +91,10 @@ def _draw_cross(axes: Axes, plan: PlanMark, strong: bool) -> None:
 
 
 def _draw_limits(axes: Axes, limits: LimitLines) -> None:
-    words = {"color": BAD, "fontsize": SMALL, "textcoords": "offset points"}
+    words: dict[str, Any] = {"color": BAD, "fontsize": SMALL, "textcoords": "offset points"}
     if limits.max_usd is not None:
         axes.axhline(limits.max_usd, color=BAD, linewidth=1.2, linestyle=LIMIT_DASHES)
-        edge = {"xycoords": axes.get_yaxis_transform(), "ha": "right"}
+        edge: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "ha": "right"}
         axes.annotate(f"cap {_dollars(limits.max_usd)}", (1, limits.max_usd), (-3, 3), **edge, **words)
     if limits.deadline_hours is not None:
         axes.axvline(limits.deadline_hours, color=BAD, linewidth=1.2, linestyle=LIMIT_DASHES)
@@ -100,13 +103,15 @@ def _draw_limits(axes: Axes, limits: LimitLines) -> None:
 
 
 def _name_apart(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Name points (x, y, text), each where its name covers no other one, covers no point, and stays inside the axes."""
+    """Name points (x, y, text), each where its name covers no words and no point and stays inside the axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
-    FigureCanvasAgg(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()  # settles the layout: where a point stands is known only then
-    marks = axes.transData.transform([(x, y) for x, y, _ in points])
-    taken: list[Bbox] = []
+    marks = [Bbox([xy, xy]).padded(MARK_PIXELS) for xy in axes.transData.transform([(x, y) for x, y, _ in points])]
+    taken = [words.get_window_extent() for words in axes.texts]
     for x, y, text in points:
         name = axes.annotate(
             text,
@@ -114,25 +119,22 @@ def _name_apart(figure: Figure, axes: Axes, points: Sequence[tuple[float, float,
             PLACES[0],
             textcoords="offset points",
             fontsize=SMALL,
+            color=INK,
             zorder=5,
             bbox={"facecolor": PAGE, "edgecolor": "none", "alpha": 0.8, "pad": 1},
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 4},
         )
         name.set_in_layout(False)
 
-        def put(place: tuple[float, float], name: Any = name) -> Bbox:
+        def put(place: tuple[float, float], name: Annotation = name) -> Bbox:
             name.set(position=place, ha="left" if place[0] > 0 else "right", va="bottom" if place[1] > 0 else "top")
-            return name.get_window_extent()
+            name.update_positions(renderer)
+            return Text.get_window_extent(name)  # without its leader
 
         def harm(place: tuple[float, float]) -> int:
             box = put(place)
-            outside = not (
-                axes.bbox.containsx(box.x0)
-                and axes.bbox.containsx(box.x1)
-                and axes.bbox.containsy(box.y0)
-                and axes.bbox.containsy(box.y1)
-            )
-            return sum(box.contains(*mark) for mark in marks) + 2 * box.count_overlaps(taken) + 5 * outside
+            inside = axes.bbox.count_contains(box.corners()) == 4
+            return box.count_overlaps(marks) + 2 * box.count_overlaps(taken) + (0 if inside else 5)
 
         taken.append(put(min(PLACES, key=harm)))
 
@@ -140,7 +142,7 @@ def _name_apart(figure: Figure, axes: Axes, points: Sequence[tuple[float, float,
 def interval_rows_chart(plans: Sequence[PlanMark], limits: LimitLines, width: float) -> str:
     """Dollars and hours of each plan, first on top: 10th to 90th percentile, the median, and the most it can cost."""
     beside = width >= WIDE
-    grid = {"ncols": 2, "width_ratios": (3, 2)} if beside else {"nrows": 2}
+    grid: dict[str, Any] = {"ncols": 2, "width_ratios": (3, 2)} if beside else {"nrows": 2}
     figure, [left, right] = new_panels(width, (0.8 + 0.3 * len(plans)) * (1 if beside else 2), **grid)
     for place, plan in enumerate(reversed(plans)):
         _draw_row(left, plan.usd, place, plan.colour)

@@ -39,12 +39,11 @@ def trade_off(plans: Sequence[Json], limits: LimitLines) -> PlanChart:
     marks = {id(plan): _mark(plan, short_name(plan)) for plan in plans}
     named = [marks[id(plan)] for plan in front]
     words = "; ".join(f"{short_name(p)}: {_money(p)} and {_time(p)}" for p in front)
-    counted = "1 plan" if len(plans) == 1 else f"{len(plans)} plans"
     return _chart(
         lambda width: trade_off_chart(list(marks.values()), named, limits, width),
         "Each mark is a plan at its median, its cross the 10th to 90th percentile. Filled, joined and named: no other "
         "plan is both cheaper and faster.",
-        f"Cost against time of {counted}. Not beaten in both, fastest first: {words}.",
+        f"Cost against time of {_counted(len(plans), 'plan')}. Not beaten in both, fastest first: {words}.",
         _provider_legend(plans),
     )
 
@@ -52,12 +51,17 @@ def trade_off(plans: Sequence[Json], limits: LimitLines) -> PlanChart:
 def intervals(plans: Sequence[Json], limits: LimitLines) -> PlanChart:
     """Dollars and hours of the first plans with their bounds."""
     shown = plans[:MOST_ROWS]
-    marks = [_mark(plan, f"{rank}. {long_name(plan)}") for rank, plan in enumerate(shown, start=1)]
+
+    def draw(width: float) -> str:
+        name = long_name if width >= WIDE else short_name
+        marks = [_mark(plan, f"{rank}. {name(plan)}") for rank, plan in enumerate(shown, start=1)]
+        return interval_rows_chart(marks, limits, width)
+
     rest = f" The first {len(shown)} of {len(plans)} plans." if len(shown) < len(plans) else ""
     limit = " Dashed: the limits." if limits != LimitLines() else ""
     words = "; ".join(f"{rank}. {long_name(p)}: {_range(p)}" for rank, p in enumerate(shown, start=1))
     return _chart(
-        lambda width: interval_rows_chart(marks, limits, width),
+        draw,
         "Bar: the 10th to 90th percentile. Mark: the median. Upright stroke: the most that the caps let it cost."
         + limit
         + rest,
@@ -82,7 +86,7 @@ def memory(fits: Sequence[Json], plans: Sequence[Json], refused: Sequence[Json])
     verdicts = f"Fits: {', '.join(fitting) or 'no card'}." + (f" Tight: {', '.join(tight)}." if tight else "")
     return _chart(
         lambda width: memory_chart(bars, cards, largest, width),
-        "Above: the peak on one GPU by component, its stroke from the lower to the upper bound. Below: what a program "
+        "Above: the peak on one GPU by component, its stroke up to the upper bound. Below: what a program "
         "gets of each card. It fits where the upper bound does, and is tight where only the expected value does."
         + (f" {left_out} more cards are not drawn." if left_out else ""),
         f"Peak memory on one GPU. {finding} {verdicts}",
@@ -152,12 +156,14 @@ def _cards(plans: Sequence[Json], refused: Sequence[Json], need_gib: float) -> t
     marks: dict[str, CardMark] = {}
     for plan in sorted(plans, key=lambda plan: plan["jobs"][0]["gpus"]):
         gpus = plan["jobs"][0]["gpus"]
-        label = card_name(plan) + (f", over {gpus}" if gpus > 1 else "")
-        marks.setdefault(card_name(plan), CardMark(label, plan["usable_gib"], "yes"))
-    for refusal in refused:
+        words = "fits" if gpus == 1 else f"fits, shared by {gpus} GPUs"
+        marks.setdefault(card_name(plan), CardMark(card_name(plan), plan["usable_gib"], "yes", words))
+    # Of a card that was tried in several counts, the verdict of the most GPUs stands.
+    for refusal in sorted(refused, key=lambda refusal: -refusal["gpus"]):
         if refusal["rule"] == "memory":
-            usable = usable_gib(refusal["gpu"], refusal["gpu_memory_gib"])
-            marks.setdefault(card_name(refusal), CardMark(card_name(refusal), usable, _refused_verdict(refusal)))
+            usable, verdict = usable_gib(refusal["gpu"], refusal["gpu_memory_gib"]), _refused_verdict(refusal)
+            words = f"{verdict} on {'up to ' if refusal['gpus'] > 1 else ''}{_counted(refusal['gpus'], 'GPU')}"
+            marks.setdefault(card_name(refusal), CardMark(card_name(refusal), usable, verdict, words))
     nearest = sorted(marks.values(), key=lambda mark: abs(math.log(mark.usable_gib / need_gib)))[:MOST_CARDS]
     return sorted(nearest, key=lambda mark: (-mark.usable_gib, mark.label)), len(marks) - len(nearest)
 
@@ -166,22 +172,23 @@ def _refused_verdict(refusal: Json) -> Verdict:
     return "tight" if refusal["reason"].startswith("tight") else "no"
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _provider_legend(plans: Sequence[Json]) -> tuple[tuple[str, int, str], ...]:
     present = {plan["provider"] for plan in plans}
     return tuple((GLYPHS[colour], colour, name) for name, colour in PROVIDER_COLOURS.items() if name in present)
 
 
 def _money(plan: Json) -> str:
-    return formats.usd(plan["usd"]["p50"])
+    return formats.estimated_usd(plan["usd"]["p50"])
 
 
 def _time(plan: Json) -> str:
-    return formats.seconds(plan["hours"]["p50"] * 3600)
+    return formats.estimated_hours(plan["hours"]["p50"])
 
 
 def _range(plan: Json) -> str:
-    usd = plan["usd"]
-    return (
-        f"{formats.usd(usd['p50'])}, {formats.usd(usd['p10'])} to {formats.usd(usd['p90'])}, "
-        f"at most {formats.usd(plan['worst_case_usd'])}"
-    )
+    low, mid, high = (formats.estimated_usd(plan["usd"][p]) for p in ("p10", "p50", "p90"))
+    return f"{mid}, {low} to {high}, at most {formats.estimated_usd(plan['worst_case_usd'])}"

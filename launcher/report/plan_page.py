@@ -11,14 +11,15 @@ from typing import Any
 from launcher.errors import BadInput, LauncherError
 from launcher.report import plan_figures as figures
 from launcher.report.charts import SERIES_COLOURS
-from launcher.report.formats import hours, usd
+from launcher.report.formats import estimated_hours as hours
+from launcher.report.formats import estimated_usd as usd
 from launcher.report.plan_charts import LimitLines
 from launcher.report.plan_figures import Json
 from launcher.report.templates import template_environment
 from launcher.rundir import write_atomically
 
 TEMPLATE = "plan.html.j2"
-OPEN_ROWS = 20  # of a table; the others are folded away
+OPEN_ROWS = 20  # of the plans; the others are folded away
 NAMED_JOBS = 4  # in the title
 BEST = {"cheapest": "Cheapest", "fastest": "Fastest", "balanced": "Least cost times time"}
 
@@ -67,7 +68,8 @@ def _context(result: Json) -> dict[str, Any]:
         "card_name": figures.card_name,
         "sentence": plan_sentence,
         "series_colours": SERIES_COLOURS,
-        "open_rows": OPEN_ROWS,
+        "plan_rows": _rows(plans, plans[:OPEN_ROWS]),
+        "alternative_rows": _rows(alternatives, _first_of_each_card(alternatives)),
     }
 
 
@@ -81,6 +83,20 @@ def _charts(result: Json) -> dict[str, figures.PlanChart]:
         charts["trade_off"] = figures.trade_off(plans, limits)
         charts["intervals"] = figures.intervals(plans, limits)
     return charts
+
+
+def _rows(plans: Sequence[Json], shown: Sequence[Json]) -> tuple[list[tuple[int, Json]], list[tuple[int, Json]]]:
+    """The plans with their ranks: those shown at once, and those folded away."""
+    at_once = {id(plan) for plan in shown}
+    ranked = list(enumerate(plans, start=1))
+    return [r for r in ranked if id(r[1]) in at_once], [r for r in ranked if id(r[1]) not in at_once]
+
+
+def _first_of_each_card(plans: Sequence[Json]) -> list[Json]:
+    first: dict[str, Json] = {}
+    for plan in plans:
+        first.setdefault(figures.card_name(plan), plan)
+    return list(first.values())
 
 
 def _title(jobs: Sequence[str]) -> str:

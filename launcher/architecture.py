@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -91,7 +92,7 @@ class Architecture:
         """Layers whose MLP is made of experts."""
         return self.num_hidden_layers - self.dense_layers if self.num_experts else 0
 
-    @property
+    @cached_property
     def dense_linears(self) -> tuple[tuple[Linear, int], ...]:
         """Every linear layer outside the routed experts, with how many layers hold it (shared experts as one MLP)."""
         layers = self.num_hidden_layers

@@ -13,6 +13,7 @@ from launcher.job import JobSpec
 from launcher.offers import Gathered
 from launcher.planning.advice import Suggestion, as_method, smallest_changes, why_not
 from launcher.planning.choices import Objective
+from launcher.planning.kinds import kinds_of
 from launcher.planning.needs import CountTokens, JobNeeds
 from launcher.planning.plan import Limits
 from launcher.planning.planner import Planned, Planner
@@ -96,11 +97,12 @@ def make_plan(
     """
     records = read_calibrations()
     jobs = _needs_of(specs, count)
-    planned = Planner(jobs, gathered.offers, limits, records).plan(objective)
+    kinds = kinds_of(gathered.offers)
+    planned = Planner(jobs, kinds, limits, records).plan(objective)
 
     def replan(changed: Sequence[JobSpec], changed_limits: Limits) -> Planned:
         try:
-            return Planner(_needs_of(changed, count), gathered.offers, changed_limits, records).plan(objective)
+            return Planner(_needs_of(changed, count), kinds, changed_limits, records).plan(objective)
         except BadInput:  # the change makes the job impossible in itself
             return Planned((), ())
 

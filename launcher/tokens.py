@@ -146,7 +146,7 @@ def _rows_of(
 ) -> tuple[RowCounts, tuple[tuple[str, int], ...]]:
     """The rows of a job and its prompts by part; a planner asks many times for one job."""
     spec = JobSpec.from_resolved(json.loads(same_rows))
-    data = prepare_job(spec)
+    data = _data_of(json.dumps(_data_alone(spec).resolved(), sort_keys=True), fingerprint)
     rows = _counted(spec, data, home / COUNTS_FILE) or _estimated(spec, data)
     if not rows.rows:
         raise BadInput(
@@ -154,6 +154,17 @@ def _rows_of(
         )
     parts = (*(part for part in PARTS if part != "train"), EXTRA_TEST)
     return rows, tuple((part, len(getattr(data, part))) for part in parts)
+
+
+@lru_cache(maxsize=4)
+def _data_of(data_alone: str, fingerprint: tuple[tuple[str, int, int], ...]) -> PreparedData:
+    """The examples of a job; jobs that differ in other things share them."""
+    return prepare_job(JobSpec.from_resolved(json.loads(data_alone)))
+
+
+def _data_alone(spec: JobSpec) -> JobSpec:
+    """A job with these examples and every other value a default."""
+    return JobSpec(name="data", model=spec.model, data=spec.data, evaluate=spec.evaluate, budget=spec.budget)
 
 
 def _estimated(spec: JobSpec, data: PreparedData) -> RowCounts:

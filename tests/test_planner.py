@@ -16,6 +16,7 @@ from launcher.errors import BadInput
 from launcher.job import JobSpec, load_job
 from launcher.planning.advice import as_method, shortened, smallest_changes, why_not
 from launcher.planning.choices import Objective
+from launcher.planning.kinds import kinds_of
 from launcher.planning.needs import JobNeeds
 from launcher.planning.plan import Limits
 from launcher.planning.planner import Planned, Planner
@@ -64,7 +65,7 @@ def planned(
     limits: Limits = NO_LIMITS,
     objective: Objective = Objective.CHEAPEST,
 ) -> Planned:
-    return Planner([JobNeeds.of(spec, count_tokens) for spec in specs], offers, limits).plan(objective)
+    return Planner([JobNeeds.of(spec, count_tokens) for spec in specs], kinds_of(offers), limits).plan(objective)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_only_lambda_spans_machines() -> None:
 def test_a_card_that_is_too_small_is_explained_with_what_would_fit() -> None:
     spec = as_method([specialist(train={"max_length": 4096, "packing": True})], "qlora")[0]
     needs = JobNeeds.of(spec, count_tokens)
-    refused = Planner([needs], CARDS, NO_LIMITS).plan().refused
+    refused = Planner([needs], kinds_of(CARDS), NO_LIMITS).plan().refused
     line = next(line for line in why_not([needs], refused) if "RTX4090 24 GB" in line)
     assert "4096 tokens, micro-batch 1, needs up to" in line
     assert "fits" in line
@@ -212,7 +213,7 @@ def test_a_card_that_is_too_small_is_explained_with_what_would_fit() -> None:
 
 def test_a_card_smaller_than_the_weights_says_so() -> None:
     needs = JobNeeds.of(specialist(), count_tokens)
-    lines = why_not([needs], Planner([needs], CARDS, NO_LIMITS).plan().refused)
+    lines = why_not([needs], Planner([needs], kinds_of(CARDS), NO_LIMITS).plan().refused)
     line = next(
         line for line in lines if "the weights of lora of Qwen2.5-Coder-32B-Instruct alone are 61.0 GiB" in line
     )
@@ -269,6 +270,7 @@ def test_a_dearer_machine_is_never_the_cheaper_plan(usd: float, factor: float) -
     spec = as_method([specialist(budget={"max_usd": 10_000.0, "max_usd_per_hour": 1000.0})], "qlora")[0]
     needs = [JobNeeds.of(spec, count_tokens)]
     costs = [
-        Planner(needs, [offer("A100", 80, usd=price)], NO_LIMITS).plan().plans[0].usd for price in (usd, usd * factor)
+        Planner(needs, kinds_of([offer("A100", 80, usd=price)]), NO_LIMITS).plan().plans[0].usd
+        for price in (usd, usd * factor)
     ]
     assert all(getattr(costs[0], p) < getattr(costs[1], p) for p in ("p10", "p50", "p90"))

@@ -1,25 +1,24 @@
 """Rank plans for jobs over offers and shapes, and say of everything else why it is none. Pure: no files, no network.
 
-Offers of one kind (provider, card, count, spot, line) differ in price only, so each kind is worked out once, for its
-cheapest offer that can carry the jobs. Money never enters before memory: what does not fit has no price.
+Each kind of offer is worked out once, for its cheapest that can carry the jobs. Money never enters before memory: what
+does not fit has no price.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from launcher.cost.calibration import CalibrationRecord, calibrated_speed
 from launcher.cost.disk import shared_disk
 from launcher.cost.duration import Duration, estimate_duration, with_preemptions
-from launcher.cost.gpus import find_gpu, usable_gib
+from launcher.cost.gpus import find_gpu
 from launcher.cost.offer import Offer
 from launcher.cost.speed import flops_per_token
 from launcher.cost.spread import Quantiles, total
 from launcher.planning.choices import Objective
 from launcher.planning.fit import DEGREES, Fit, Fitter
+from launcher.planning.kinds import Kind, host_room_gib, line_gbit_s
 from launcher.planning.needs import JobNeeds
 from launcher.planning.plan import RULES, Limits, Plan, Refusal, refusal
 from launcher.planning.ranking import explained, rank_key
@@ -41,24 +40,12 @@ class Planned:
     refused: tuple[Refusal, ...]
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """Offers that differ in price and region only, cheapest first."""
-
-    offers: tuple[Offer, ...]
-    usable_gib: float
-
-    @property
-    def sample(self) -> Offer:
-        return self.offers[0]
-
-
 class Planner:
     """Plans jobs together: all on the same kind of machine.
 
     Args:
         jobs: what each job needs.
-        offers: everything that could be rented; offers of providers that a job does not want are left out.
+        kinds: everything that could be rented, by kind; those of providers that a job does not want are left out.
         limits: caps on the whole plan, beside those of the jobs.
         records: speeds measured by earlier runs.
     """
@@ -66,13 +53,13 @@ class Planner:
     def __init__(
         self,
         jobs: Sequence[JobNeeds],
-        offers: Iterable[Offer],
+        kinds: Iterable[Kind],
         limits: Limits,
         records: Sequence[CalibrationRecord] = (),
     ) -> None:
         self.jobs, self.limits, self.records = tuple(jobs), limits, tuple(records)
         self.budgets = [job.spec.budget for job in self.jobs]
-        self.kinds = _kinds(offer for offer in offers if self._wanted(offer))
+        self.kinds = [kind for kind in kinds if self._wanted(kind.sample)]
         self.fitter = Fitter()
         self._durations: dict[tuple[object, ...], Duration] = {}
 
@@ -89,7 +76,7 @@ class Planner:
             return False
         return own or all(offer.provider in job.spec.resources.providers for job in self.jobs)
 
-    def _outcomes(self, kind: _Kind) -> Iterator[Plan | Refusal]:
+    def _outcomes(self, kind: Kind) -> Iterator[Plan | Refusal]:
         """One outcome a shape; degrees of sharding up to twice the smallest that fits."""
         least = max(job.spec.resources.gpus for job in self.jobs)
         offer, fitting = kind.sample, 0
@@ -103,12 +90,12 @@ class Planner:
                 fitting = fitting or (degree if fits else 0)
                 yield outcome
 
-    def _outcome(self, kind: _Kind, shape: Shape) -> Plan | Refusal:
+    def _outcome(self, kind: Kind, shape: Shape) -> Plan | Refusal:
         fits = [self.fitter.fit(job, kind.usable_gib, shape.gpus_per_job, shape.nodes_per_job) for job in self.jobs]
         unfit = self._without_bf16(kind) or self._too_small(kind, fits)
         if unfit is not None:
             return unfit
-        offer = self._cheapest_with_room(kind, shape, fits)
+        offer = kind.cheapest_with_room(_host_gib(shape, fits))
         if offer is None:
             return _host_refusal(kind, shape, fits)
         plan = self._priced(kind, offer, shape, fits)
@@ -116,13 +103,13 @@ class Planner:
 
     # --- what fits -----------------------------------------------------------------------------------------------
 
-    def _without_bf16(self, kind: _Kind) -> Refusal | None:
+    def _without_bf16(self, kind: Kind) -> Refusal | None:
         offer = kind.sample
         if find_gpu(offer.gpu).has_bf16 or all(job.spec.train.precision == "fp32" for job in self.jobs):
             return None
         return refusal(offer, "precision", f"{offer.gpu} has no bf16, which train.precision asks for", needed=0.0)
 
-    def _too_small(self, kind: _Kind, fits: Sequence[Fit]) -> Refusal | None:
+    def _too_small(self, kind: Kind, fits: Sequence[Fit]) -> Refusal | None:
         offer = kind.sample
         asked = max((job.spec.resources.gpu_memory or 0.0) for job in self.jobs)
         if offer.gpu_memory_gib < asked * MEMORY_TOLERANCE:
@@ -140,13 +127,9 @@ class Planner:
             reason = f"tight: {reason}"
         return refusal(offer, "memory", reason, needed=memory.high_gib)
 
-    def _cheapest_with_room(self, kind: _Kind, shape: Shape, fits: Sequence[Fit]) -> Offer | None:
-        needed = _host_gib(shape, fits)
-        return next((offer for offer in kind.offers if offer.host_memory_is_floor or _host_room(offer) >= needed), None)
-
     # --- what it costs -------------------------------------------------------------------------------------------
 
-    def _priced(self, kind: _Kind, offer: Offer, shape: Shape, fits: Sequence[Fit]) -> Plan:
+    def _priced(self, kind: Kind, offer: Offer, shape: Shape, fits: Sequence[Fit]) -> Plan:
         pairs = list(zip(self.jobs, fits, strict=True))
         timed = [TimedJob(job.spec.model.id, self._duration(job, fit, offer)) for job, fit in pairs]
         apart = shape.jobs_apart > 1
@@ -168,14 +151,14 @@ class Planner:
             worst_case_usd=worst_case_usd(self.budgets, self.limits, offer, shape),
             disk_gib=disk,
             phases=phase_hours(terms[busiest]),
-            also_in=_other_regions(kind, offer),
+            also_in=kind.other_regions(offer),
             changes=tuple(line for job, fit in pairs for line in _changes(job, fit)),
             conditions=tuple(_conditions(offer, _host_gib(shape, fits))),
             speed_sources=tuple(sorted({job.duration.sources["training"] for job in timed})),
         )
 
     def _duration(self, job: JobNeeds, fit: Fit, offer: Offer) -> Duration:
-        line = _line(offer)
+        line = line_gbit_s(offer)
         key = (fit.job, offer.gpu, offer.gpu_memory_gib, offer.provider, offer.spot, fit.micro_batch, fit.gpus, line)
         if key not in self._durations:
             gpu = find_gpu(offer.gpu)
@@ -189,29 +172,8 @@ class Planner:
         return self._durations[key]
 
 
-def _kinds(offers: Iterable[Offer]) -> list[_Kind]:
-    groups: dict[tuple[object, ...], list[Offer]] = defaultdict(list)
-    for offer in offers:
-        groups[(offer.provider, offer.gpu, offer.gpu_memory_gib, offer.gpus, offer.spot, _line(offer))].append(offer)
-    return [
-        _Kind(tuple(sorted(group, key=lambda o: (o.usd_per_hour, o.region))), usable_gib(key[1], key[2]))  # type: ignore[arg-type]
-        for key, group in groups.items()
-    ]
-
-
-def _line(offer: Offer) -> float | None:
-    """The offer's line, rounded down to a power of two of Gbit/s: machines with a like line take as long to set up."""
-    speed = offer.download_gbit_s
-    return None if speed is None else 2.0 ** math.floor(math.log2(speed))
-
-
 def _by_percentile(join: Callable[[list[float]], float], each: Sequence[Quantiles]) -> Quantiles:
     return Quantiles(*(join([getattr(one, p) for one in each]) for p in ("p10", "p50", "p90")))
-
-
-def _other_regions(kind: _Kind, offer: Offer) -> tuple[str, ...]:
-    same = {other.region for other in kind.offers if other.usd_per_hour == offer.usd_per_hour}
-    return tuple(sorted(same - {offer.region}))
 
 
 def _bill(offer: Offer, hours: Quantiles, disk: float, nodes: int) -> Quantiles:
@@ -241,10 +203,6 @@ def _host_gib(shape: Shape, fits: Sequence[Fit]) -> float:
     return sum(most[: shape.at_once])
 
 
-def _host_room(offer: Offer) -> float:
-    return math.inf if offer.host_memory_gib is None else offer.host_memory_gib
-
-
 def _conditions(offer: Offer, host_gib: float) -> Iterator[str]:
     """What must be asked for or checked when this offer is taken."""
     if offer.host_memory_gib is None:
@@ -253,9 +211,9 @@ def _conditions(offer: Offer, host_gib: float) -> Iterator[str]:
         yield f"needs {host_gib:.0f} GiB of host memory; the offer says at least {offer.host_memory_gib:.0f}"
 
 
-def _host_refusal(kind: _Kind, shape: Shape, fits: Sequence[Fit]) -> Refusal:
+def _host_refusal(kind: Kind, shape: Shape, fits: Sequence[Fit]) -> Refusal:
     needed = _host_gib(shape, fits)
-    most = max(map(_host_room, kind.offers))
+    most = max(map(host_room_gib, kind.offers))
     return refusal(kind.sample, "host memory", f"needs {needed:.0f} GiB of host memory and has {most:.0f}", needed)
 
 

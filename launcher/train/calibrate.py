@@ -26,9 +26,14 @@ from launcher.train.measurement import Measured, measured_record, trained_parame
 from launcher.train.tracking import Tracker
 from launcher.train.trainer import ToolCallTrainer
 
-# Standard deviations of the logarithm of what one stretch of a kind takes. Assumed: answers change in length while a
-# model learns; a validation pass is priced by the prompts of the test passes before its first; a save by its bytes.
+# Standard deviations of the logarithm of the time that stretches of a kind take together.
+# A pace drifts over more than 20 steps. Measured on a CPU that other programs used too (docs/calibration.md); assumed
+# for a GPU, which is ours alone but clocks down as it warms.
+PACE_DEVIATION = {"cpu": 0.10, "cuda": 0.04}
+# Assumed: answers change in length while a model learns; what was not seen yet is priced by something like it.
 SEEN_DEVIATION, PRICED_DEVIATION, SAVE_DEVIATION = 0.2, 0.4, 0.7
+# Of a training step with checkpointing the forward pass is one part of three, and all that a validation loss takes.
+FORWARD_SHARE = 1 / 3
 # A checkpoint holds each trained weight and its two moments in fp32; a rented machine's disk writes half a GB a second.
 SAVED_BYTES_PER_WEIGHT, DISK_BYTES_PER_S = 12, 0.5e9
 
@@ -59,7 +64,7 @@ class Calibrator:
         self._samples: list[StepSample] = []
         self._wanted: tuple[int, int] | None = None
         self._skipped = 0
-        self._estimate: tuple[Quantiles, Quantiles] | None = None
+        self._estimate: Quantiles | None = None  # paid seconds at the end of the run
         self._steps_since, self._seconds_since = 0, 0.0
         self._mark = clock()
 
@@ -95,13 +100,12 @@ class Calibrator:
         """
         if self._estimate is None:
             return
-        ends_at, steps = self._estimate[1], self._steps_since
-        training = reestimate(self._samples, steps, steps * self.tokens_per_step) if steps else None
+        steps = self._steps_since
         row = {
             "kind": "calibration_error",
             "step": step,
-            "training": None if training is None else _error(training, self._seconds_since),
-            "total": _error(ends_at, self.meter.elapsed_s()) if is_complete else None,
+            "training": _error(total([self._training(steps)]), self._seconds_since) if steps else None,
+            "total": _error(self._estimate, self.meter.elapsed_s()) if is_complete else None,
             "elapsed_s": self.meter.elapsed_s(),
             "usd": self.meter.usd(),
         }
@@ -113,7 +117,7 @@ class Calibrator:
         speed, elapsed = mean_speed(self._samples), self.meter.elapsed_s()
         remaining = self._remaining(step)
         ends_at = remaining.plus(elapsed)
-        self._estimate = (remaining, ends_at)
+        self._estimate = ends_at
         usd = {p: self.meter.guard.usd(getattr(ends_at, p)) for p in ("p10", "p50", "p90")}
         row = {
             "kind": "calibration",
@@ -138,16 +142,20 @@ class Calibrator:
 
     def _remaining(self, step: int) -> Quantiles:
         steps = self.schedule.optimizer_steps - step
-        training = reestimate(self._samples, steps, steps * self.tokens_per_step)
-        terms = [Spread.from_quantiles(training.p10, training.p50, training.p90)] if steps else []
-        return total(terms + self._other_terms(step))
+        return total(([self._training(steps)] if steps else []) + self._other_terms(step))
+
+    def _training(self, steps: int) -> Spread:
+        """Seconds of so many further steps."""
+        expected = reestimate(self._samples, steps, steps * self.tokens_per_step)
+        spread = Spread.from_quantiles(expected.p10, expected.p50, expected.p90)
+        drift = PACE_DEVIATION[self.trainer.args.device.type]
+        below, above = (math.hypot(side, drift) for side in (spread.below, spread.above))
+        return Spread(spread.median, below, above)
 
     def _other_terms(self, step: int) -> list[Spread]:
         """Seconds of the evaluations and saves to come; of what was seen its mean, else what is like it."""
-        final = self._mean_s(Stretch.FINAL_EVALUATION)
-        per_prompt = None if final is None else final / self.test_prompts
         priced = {
-            Stretch.EVALUATION: None if per_prompt is None else per_prompt * self.validation_prompts,
+            Stretch.EVALUATION: self._validation_s(),
             Stretch.SAVE: trained_parameters(self.trainer) * SAVED_BYTES_PER_WEIGHT / DISK_BYTES_PER_S,
         }
         left = {
@@ -163,6 +171,15 @@ class Calibrator:
             if each and times:
                 terms.append(Spread(each * times, deviation, deviation))
         return terms
+
+    def _validation_s(self) -> float | None:
+        """A validation pass before the first one: answers as slow as those on the test sets, and the loss."""
+        final = self._mean_s(Stretch.FINAL_EVALUATION)
+        if final is None:
+            return None
+        tokens = self.tokens_per_step / self.schedule.effective_batch * self.validation_prompts
+        loss_s = FORWARD_SHARE * tokens / mean_speed(self._samples).median
+        return final / self.test_prompts * self.validation_prompts + loss_s
 
     def _mean_s(self, kind: Stretch) -> float | None:
         guard = self.meter.guard

@@ -15,6 +15,7 @@ from launcher.cost.budget import BudgetGuard
 from launcher.data.prepare import PreparedData, prepare_job, write_prepared
 from launcher.errors import BadInput, LauncherError, Refused
 from launcher.job import JobSpec
+from launcher.jobparts import OWN_STACK
 from launcher.models import weights_gib
 from launcher.rundir import RunFolder, RunRecord, RunState, group_members, new_group_id, now_iso
 from launcher.schedule import plan_schedule
@@ -42,10 +43,20 @@ def plan_run(spec: JobSpec, preset: str | None) -> PlannedRun:
         BadInput: the data or the schedule cannot work.
         Refused: the model does not fit this machine's memory.
     """
+    refuse_other_stack(spec)
     refuse_oversized_model(spec)
     data = prepare_job(spec)
     schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
     return PlannedRun(spec, data, schedule.optimizer_steps, preset)
+
+
+def refuse_other_stack(spec: JobSpec) -> None:
+    """Raise BadInput when the job names a training program that is planned for here, but not run."""
+    if spec.train.stack != OWN_STACK:
+        raise BadInput(
+            f"{spec.name}: train.stack: {spec.train.stack!r}: this launcher trains with its own; "
+            "leave the field out to run the job"
+        )
 
 
 def refuse_oversized_model(spec: JobSpec) -> None:

@@ -119,7 +119,18 @@ def test_light_floors_import_nothing_heavy(module: str, path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["show", "jobs/veran-tools.yaml"], ["runs"], ["offers"], ["offers", "--offline"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["show", "jobs/veran-tools.yaml"],
+        ["runs"],
+        ["offers"],
+        ["offers", "--offline"],
+        ["plan", "jobs/veran-tools.yaml", "--offline"],
+        ["plan", "--seeds"],
+        ["fit", "jobs/veran-tools.yaml"],
+        ["speed", "--cases", "tests/data/cost/throughput.jsonl"],
+    ],
 )
 def test_light_commands_load_nothing_heavy(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

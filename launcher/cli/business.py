@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from launcher.cost.spread import Quantiles, Spread
     from launcher.cost.strategy import Strategy
 
+SEED_TABLE_WIDTH = 180  # in a file or a pipe
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-32B-Instruct"
 
 
@@ -158,11 +159,11 @@ def print_seed_tables(as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
-    console = wide_console()
+    console = wide_console(width=SEED_TABLE_WIDTH)
     for title, group in groupby(rows, key=lambda row: row.claim.table):
         table = Table(title=title, title_justify="left", box=None, expand=True)
         for name, ratio in (("claim", 5), ("claimed", 2), ("recomputed", 3), ("verdict", 1), ("why", 6)):
-            table.add_column(name, ratio=ratio, overflow="fold")
+            table.add_column(name, ratio=ratio, overflow="fold", min_width=len(name))
         for row in group:
             where = f"{escape(row.claim.says)} [dim]({row.claim.document}, {escape(row.claim.section)})[/]"
             colour = {"right": "green", "wrong": "red"}.get(row.verdict, "yellow")

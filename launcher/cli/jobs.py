@@ -95,10 +95,10 @@ def resume(
     _train_and_report(runs_to_resume(runs_dir, run_id, max_usd), resuming=True, as_json=as_json)
 
 
-def wide_console(stderr: bool = False) -> Console:
-    """A console whose tables keep all their columns where the output is a file or a pipe."""
+def wide_console(stderr: bool = False, width: int = PIPE_WIDTH) -> Console:
+    """A console whose tables keep all their columns, within `width`, where the output is a file or a pipe."""
     console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=width)
 
 
 def load_all(jobs: Sequence[Path], preset: str | None) -> list[JobSpec]:

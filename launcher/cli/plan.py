@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.cli.jobs import AsJson, Preset, load_all
+from launcher.cli.jobs import AsJson, Preset, load_all, wide_console
 from launcher.errors import BadInput, Refused
 from launcher.planning.choices import Objective
 from launcher.units import parse_duration, parse_usd
@@ -134,9 +134,7 @@ def _gathered(own: Path | None, offline: bool, gpus: Sequence[str] | None) -> Ga
 def _print(result: PlanResult, every: bool, html: Path | None) -> None:
     from launcher.planning.ranking import best_by_card
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=FILE_WIDTH)
+    console = wide_console(width=FILE_WIDTH)
     title = escape(", ".join(spec.name for spec in result.specs))
     plans = result.planned.plans
     if plans:

@@ -14,6 +14,7 @@ from launcher.cost.stacks import find_stack
 from launcher.cost.workload import Workload
 from launcher.errors import BadInput
 from launcher.job import load_job
+from launcher.models import find_architecture
 from launcher.planning.needs import JobNeeds
 from launcher.tokens import count_tokens
 
@@ -34,14 +35,15 @@ def workload_from(job: Path | None, preset: str | None, fields: Mapping[str, Any
         find_stack(given["stack"])
     if job is None:
         workload = workload_of_case({**DEFAULTS, **given})
-        model = fields["model"]
+        model = str(given["model"])
     else:
         spec = load_job(job, preset)
         needs = JobNeeds.of(spec, count_tokens)
         own = needs.workload(max(needs.micro_batches(given.get("gpus", 1))))
-        workload = workload_of_case({**_as_case(own), **given})
+        method_decides = {"quantization": None} if "method" in given else {}
+        workload = workload_of_case({**_as_case(own), **method_decides, **given})
         model = spec.model.id
-    limit = workload.architecture.max_context
+    limit = find_architecture(model).max_context
     if limit is not None and workload.seq_len > limit:
         raise BadInput(f"seq_len: {workload.seq_len}: {model} has a context of {limit} tokens; write at most that")
     return workload
@@ -51,7 +53,8 @@ def _as_case(workload: Workload) -> dict[str, Any]:
     """A workload as the fields of a case."""
     fields = {f.name: getattr(workload, f.name) for f in dataclasses.fields(workload)}
     architecture = dataclasses.asdict(workload.architecture)
-    return {**fields, "architecture": architecture, "stack": workload.stack.name}
+    targets = workload.target_modules if isinstance(workload.target_modules, str) else list(workload.target_modules)
+    return {**fields, "architecture": architecture, "target_modules": targets, "stack": workload.stack.name}
 
 
 def fit_report(workload: Workload, gpus: Sequence[str] | None = None) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def estimated_hours(value: float | None) -> str:
         return f"{3600 * value:.0f} s"
     if value < 59.5 / 60:
         return f"{60 * value:.{1 if value < 9.95 / 60 else 0}f} min"
-    return seconds(3600 * value)
+    whole, minutes = divmod(round(60 * value), 60)
+    return f"{whole} h {minutes:02} min"
 
 
 def gib(value: float | None) -> str:

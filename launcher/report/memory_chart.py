@@ -10,6 +10,7 @@ from launcher.report.charts import BAD, GOOD, INK, PAGE, WARN, Interval, label_r
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Verdict = Literal["yes", "tight", "no"]
 COLOURS: dict[Verdict, str] = {"yes": GOOD, "tight": WARN, "no": BAD}
@@ -65,6 +66,7 @@ def memory_chart(bars: Sequence[MemoryBar], cards: Sequence[CardMark], shown: Se
     upper.tick_params(axis="x", length=0, labelbottom=False)
     upper.spines["bottom"].set_visible(False)
     lower.set_xlabel("GiB of one GPU")
+    _turn_inward(figure, lower)
     return to_svg(figure)
 
 
@@ -100,17 +102,18 @@ def _draw_line_up(upper: Axes, lower: Axes, card: CardMark, place: float) -> Non
 
 
 def _write(axes: Axes, words: str, x: float, place: float, colour: str) -> None:
-    """Words beside a mark: to its right, or where the axis ends, to its left."""
-    inward = x > 0.8 * axes.get_xlim()[1]
+    """Words to the right of a mark."""
     box = {"facecolor": PAGE, "edgecolor": "none", "alpha": 0.85, "pad": 0.5}
-    axes.annotate(
-        words,
-        (x, place),
-        (-9 if inward else 9, 0),
-        textcoords="offset points",
-        fontsize=SMALL,
-        color=colour,
-        ha="right" if inward else "left",
-        va="center",
-        bbox=box,
-    )
+    style: dict[str, Any] = {"fontsize": SMALL, "color": colour, "va": "center", "bbox": box}
+    axes.annotate(words, (x, place), (9, 0), textcoords="offset points", **style).set_in_layout(False)
+
+
+def _turn_inward(figure: Figure, axes: Axes) -> None:
+    """Move words that would leave the axes to the left of their mark."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # settles the layout: where words end is known only then
+    for words in axes.texts:
+        if words.get_window_extent().x1 > axes.bbox.x1:
+            words.set(position=(-9, 0), ha="right")

@@ -87,7 +87,8 @@ def memory(fits: Sequence[Json], plans: Sequence[Json], refused: Sequence[Json])
     return _chart(
         lambda width: memory_chart(bars, cards, largest, width),
         "Above: the peak on one GPU by component, its stroke up to the upper bound. Below: what a program "
-        "gets of each card. It fits where the upper bound does, and is tight where only the expected value does."
+        "gets of each card. It fits where the upper bound does, and is tight where only the expected value does. On "
+        "several GPUs one job is shared by them; no and tight name the most GPUs that were tried."
         + (f" {left_out} more cards are not drawn." if left_out else ""),
         f"Peak memory on one GPU. {finding} {verdicts}",
         tuple(("■", colour, name) for colour, name in enumerate([*largest, *rest_named])),
@@ -156,13 +157,13 @@ def _cards(plans: Sequence[Json], refused: Sequence[Json], need_gib: float) -> t
     marks: dict[str, CardMark] = {}
     for plan in sorted(plans, key=lambda plan: plan["jobs"][0]["gpus"]):
         gpus = plan["jobs"][0]["gpus"]
-        words = "fits" if gpus == 1 else f"fits, shared by {gpus} GPUs"
+        words = "fits" if gpus == 1 else f"fits on {gpus} GPUs"
         marks.setdefault(card_name(plan), CardMark(card_name(plan), plan["usable_gib"], "yes", words))
     # Of a card that was tried in several counts, the verdict of the most GPUs stands.
     for refusal in sorted(refused, key=lambda refusal: -refusal["gpus"]):
         if refusal["rule"] == "memory":
             usable, verdict = usable_gib(refusal["gpu"], refusal["gpu_memory_gib"]), _refused_verdict(refusal)
-            words = f"{verdict} on {'up to ' if refusal['gpus'] > 1 else ''}{_counted(refusal['gpus'], 'GPU')}"
+            words = f"{verdict} on {_counted(refusal['gpus'], 'GPU')}"
             marks.setdefault(card_name(refusal), CardMark(card_name(refusal), usable, verdict, words))
     nearest = sorted(marks.values(), key=lambda mark: abs(math.log(mark.usable_gib / need_gib)))[:MOST_CARDS]
     return sorted(nearest, key=lambda mark: (-mark.usable_gib, mark.label)), len(marks) - len(nearest)

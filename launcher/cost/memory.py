@@ -1,7 +1,8 @@
 """Peak memory of a training configuration: of one GPU, by component, with bounds, and of the host.
 
-A micro-step has four moments at which memory can peak: the loss, the backward pass of the last layer, that of the first
-(when all gradients are there), and the optimizer's step. Each is a sum of closed forms; the largest is the peak.
+A micro-step has five moments at which memory can peak: the end of the forward pass, the loss, the backward pass of the
+last layer, that of the first (when all gradients are there), and the optimizer's step. Each is a sum of closed forms;
+the largest is the peak.
 The forms stand in `memory_terms` and `memory_activations`; docs/cost-model.md says how far off they are.
 """
 
@@ -15,7 +16,7 @@ from launcher.cost import memory_activations as activations
 from launcher.cost import memory_terms as terms
 from launcher.cost.cases import Metric, metric_of_case, usable_of_case, workload_of_case
 from launcher.cost.host_memory import host_components
-from launcher.cost.memory_bounds import margins
+from launcher.cost.memory_bounds import bounds
 from launcher.cost.workload import Workload
 
 GIB = 2**30
@@ -35,6 +36,9 @@ COMPONENTS = (
 # communicator: 0.35 GiB on top where GPUs talk.
 CONTEXT_GIB = 0.55
 NCCL_GIB = 0.35
+# cuBLAS takes 32 MiB for each of the two threads that compute from torch's own pool (aten/src/ATen/cuda/
+# CublasHandlePool.cpp), and the last segments of 2 and 20 MiB for small blocks are partly empty.
+LIBRARIES_GIB = 0.15
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,13 @@ def estimate_memory(workload: Workload) -> MemoryEstimate:
         "optimizer": terms.optimizer_bytes(workload),
         "communication": terms.communication_bytes(workload),
     }
+    reserve = LIBRARIES_GIB * GIB + terms.communication_fragmentation_bytes(workload)
     moments = list(_moments(workload))
     peak = max(moments, key=lambda moment: moment.allocated + moment.fragmentation)
     paged = lasting["optimizer"] if workload.optimizer == "paged_8bit" else 0.0
     in_torch = sum(lasting.values()) - paged
-    outside = CONTEXT_GIB + (NCCL_GIB if workload.gpus > 1 else 0.0)
+    rounding = workload.stack.block_rounding
+    reserve += (rounding - 1) * (in_torch + peak.allocated)
     components = {
         "weights": lasting["weights"] / GIB,
         "adapters": lasting["adapters"] / GIB,
@@ -104,20 +110,20 @@ def estimate_memory(workload: Workload) -> MemoryEstimate:
         "activations": peak.activations / GIB,
         "logits": peak.logits / GIB,
         "dequantisation": peak.dequantisation / GIB,
-        "communication": lasting["communication"] / GIB + outside - CONTEXT_GIB,
+        "communication": lasting["communication"] / GIB + (NCCL_GIB if workload.gpus > 1 else 0.0),
         "context": CONTEXT_GIB,
-        "fragmentation": peak.fragmentation / GIB,
+        "fragmentation": (peak.fragmentation + reserve) / GIB,
     }
     expected = sum(components.values())
-    below, above = margins(workload)
+    low, high = bounds(components, is_sharded=workload.gpus > 1)
     host = host_components(workload)
     return MemoryEstimate(
         components=components,
         expected_gib=expected,
-        low_gib=expected * (1 - below),
-        high_gib=expected * (1 + above),
-        alloc_gib=(in_torch + max(moment.allocated for moment in moments)) / GIB,
-        reserved_gib=(in_torch + peak.allocated + peak.fragmentation) / GIB,
+        low_gib=low,
+        high_gib=high,
+        alloc_gib=rounding * (in_torch + max(moment.allocated for moment in moments)) / GIB,
+        reserved_gib=(in_torch + peak.allocated + peak.fragmentation + reserve) / GIB,
         host_gib=sum(host.values()),
         host_components=host,
     )
@@ -127,23 +133,26 @@ def _moments(workload: Workload) -> Iterator[_Moment]:
     """The moments at which memory can peak, in the order they come."""
     gradients = terms.gradient_bytes(workload)
     early = gradients if workload.stack.accumulates else 0.0
-    if workload.method == "full" and early == 0.0 and not workload.cpu_offload:
-        early = _head_gradient_bytes(workload)
     stored, layer = activations.stored_bytes(workload), activations.recomputed_bytes(workload)
     temporary, workspace = activations.temporary_bytes(workload)
+    cast = terms.cast_bytes(workload)
+    kept_cast = 0.0 if workload.gradient_checkpointing else cast
+    yield _Moment(gradients=early, activations=stored, dequantisation=cast)
+    if workload.method == "full" and early == 0.0:
+        early = _head_gradient_bytes(workload)
     yield _Moment(
         gradients=early,
-        activations=stored,
+        activations=stored + activations.final_norm_bytes(workload),
         logits=activations.loss_bytes(workload),
+        dequantisation=activations.head_workspace_bytes(workload) + kept_cast,
         fragmentation=activations.loss_fragmentation_bytes(workload),
     )
-    layer_moment = _Moment(
+    yield _Moment(
         gradients=early,
         activations=stored + layer + temporary,
-        dequantisation=workspace,
+        dequantisation=workspace + kept_cast,
         fragmentation=activations.layer_fragmentation_bytes(workload),
     )
-    yield layer_moment
     if workload.method == "full":
         yield _Moment(gradients=gradients + _embedding_copy_bytes(workload), activations=layer + temporary)
     yield _Moment(gradients=gradients, optimizer=terms.step_bytes(workload))
@@ -151,13 +160,16 @@ def _moments(workload: Workload) -> Iterator[_Moment]:
 
 def _head_gradient_bytes(workload: Workload) -> float:
     """The output head's gradient, the first there is; a chunked loss adds each chunk's to the sum so far."""
+    if workload.cpu_offload:
+        return 0.0
     chunked = workload.stack.loss in ("linear_ce", "fused")
     return terms.head_bytes(workload) * (2 if chunked else 1) / terms.state_shards(workload)
 
 
 def _embedding_copy_bytes(workload: Workload) -> float:
-    """The embedding's gradient before it is added to that of the head it is tied to."""
-    if not workload.architecture.tie_word_embeddings or workload.optimizer_in_backward:
+    """The embedding's gradient before it is added to an earlier one: of another micro-step, or of the head it is."""
+    is_added = workload.architecture.tie_word_embeddings or workload.stack.accumulates
+    if not is_added or workload.optimizer_in_backward or workload.cpu_offload:
         return 0.0
     return terms.head_bytes(workload) / terms.state_shards(workload)
 

@@ -13,7 +13,7 @@ from launcher.cost.workload import Workload
 # logits, fp32 (transformers/loss/loss_utils.py `ForCausalLMLoss`); hf_old: and the logits in 16 bits; hf_old_held: all
 # logits in fp32 stay with the output; litgpt: logits and log-softmax in fp32, taken 128 positions at a time, so that
 # gradients never add up (litgpt/utils.py `chunked_cross_entropy`); chunk: 16-bit logits.
-LOSS_BYTES = {"hf": 12, "hf_old": 14, "hf_old_held": 16, "litgpt": 8, "chunk": 2, "trained_positions": 16}
+LOSS_BYTES = {"hf": 12, "hf_old": 14, "hf_old_held": 16, "litgpt": 8, "chunk": 2, "trained_positions": 12}
 # A loss that is left to autocast stays in 16 bits without it: logits, shifted logits, log-softmax, gradient.
 SIXTEEN_BIT_LOSS_BYTES = 8
 LITGPT_CHUNK = 128
@@ -91,20 +91,28 @@ def _mlp_kept(workload: Workload, is_expert: bool) -> float:
     return kept + routed
 
 
-def _adapter_inputs(workload: Workload, is_expert: bool) -> float:
+def _adapter_widths(workload: Workload, is_expert: bool) -> list[int]:
+    """Input widths of the layers that carry adapters; fused experts carry none."""
     architecture, targets = workload.architecture, workload.targets
-    hidden, width = architecture.hidden_size, _active_width(workload, is_expert)
     if is_expert and architecture.fused_experts:
-        targets, width = targets - {"gate_proj", "up_proj", "down_proj"}, 0
-    inputs = {"o_proj": architecture.attention_width, "down_proj": width}
-    widths = [inputs.get(name, hidden) for name in targets]
-    ranks = 2 * workload.rank * len(targets)
+        targets -= {"gate_proj", "up_proj", "down_proj"}
+    widths = {"o_proj": architecture.attention_width, "down_proj": _active_width(workload, is_expert)}
+    return [widths.get(name, architecture.hidden_size) for name in targets]
+
+
+def _adapter_inputs(workload: Workload, is_expert: bool) -> float:
+    widths = _adapter_widths(workload, is_expert)
+    ranks = 2 * workload.rank * len(widths)
     if adapter_bytes(workload) == 4 and not workload.stack.autocast:
-        return sum(5 * w if workload.lora_dropout else 4 * w for w in widths) + 2 * ranks
+        return sum(widths) * (5 if workload.lora_dropout else 4) + 2 * ranks
     if workload.lora_dropout:
         return 3 * sum(widths) + ranks
+    hidden, targets = workload.architecture.hidden_size, workload.targets
+    if is_expert and workload.architecture.fused_experts:
+        targets -= {"gate_proj", "up_proj", "down_proj"}
     shared = hidden * (bool(targets & {"q_proj", "k_proj", "v_proj"}) + bool(targets & {"gate_proj", "up_proj"}))
-    return 2 * (shared + (width if "down_proj" in targets else 0)) + ranks
+    down = _active_width(workload, is_expert) if "down_proj" in targets else 0
+    return 2 * (shared + down) + ranks
 
 
 def _litgpt_layer(workload: Workload) -> float:
@@ -117,10 +125,10 @@ def _litgpt_layer(workload: Workload) -> float:
     hidden, query, key = architecture.hidden_size, architecture.attention_width, architecture.key_value_width
     values = 2 * (query + 2 * key) if key == query else 2 * query
     adapted = {"q_proj": query, "k_proj": key, "v_proj": key}
-    kept = 8 * hidden + 4 * query + values + 2 * query + 4 * architecture.num_attention_heads
+    kept: float = 8 * hidden + 4 * query + values + 2 * query + 4 * architecture.num_attention_heads
     kept += 6 * architecture.intermediate_size
     names = workload.targets & set(adapted)
-    kept += (3 if workload.lora_dropout else 2) * hidden + 2 * sum(adapted[n] for n in names)
+    kept += (3 if workload.lora_dropout else 2) * hidden + 2 * sum(adapted[name] for name in names)
     kept += 2 * workload.rank * len(names)
     if workload.method == "qlora" and workload.stack.old_bitsandbytes:
         kept += _kept_inputs(workload)
@@ -163,9 +171,30 @@ def loss_bytes(workload: Workload) -> float:
     if stack.loss in ("fused", "linear_ce"):
         return _tile_bytes(workload)
     per_entry = LOSS_BYTES[stack.loss] + (2 if stack.logits_held else 0)
-    if stack.loss_by_autocast and workload.sharding in ("zero2", "zero3"):
+    if is_sixteen_bit_loss(workload):
         per_entry = SIXTEEN_BIT_LOSS_BYTES
     return _loss_tokens(workload) * vocabulary * per_entry + (_tile_bytes(workload) if stack.loss == "chunk" else 0)
+
+
+def is_sixteen_bit_loss(workload: Workload) -> bool:
+    """Whether logits stay in 16 bits: where only autocast would change that, and DeepSpeed trains without autocast."""
+    return workload.stack.loss_by_autocast and workload.sharding in ("zero2", "zero3")
+
+
+def final_norm_bytes(workload: Workload) -> float:
+    """Between the last layer and the logits: the norm's fp32 copy, and the head's input where the head is trained."""
+    return workload.tokens * workload.architecture.hidden_size * (8 if workload.method == "full" else 4)
+
+
+def head_workspace_bytes(workload: Workload) -> float:
+    """LitGPT quantises the output head too: its weights in fp16 and, cast once more, in bf16.
+
+    Lightning quantises from fp16 (lightning/fabric/plugins/precision/bitsandbytes.py `_quantize_weight`), and older
+    bitsandbytes gives that precision back before it casts.
+    """
+    if workload.stack.code != "litgpt" or workload.method != "qlora":
+        return 0.0
+    return 2 * 2 * workload.architecture.vocab_size * workload.architecture.hidden_size
 
 
 def _loss_tokens(workload: Workload) -> int:
@@ -183,21 +212,25 @@ def _tile_bytes(workload: Workload) -> float:
 def loss_fragmentation_bytes(workload: Workload) -> float:
     """What torch's allocator has reserved and cannot use at the loss.
 
-    Blocks of a layer's forward pass, four MLP-wide and ten hidden-wide ones in 16 bits, and the 16-bit logits are
-    freed by then, but too small for logits in fp32; blocks are not merged across allocations from the driver
-    (c10/cuda/CUDACachingAllocator.cpp). The counts come from replaying meta-device runs through a model of it.
+    Blocks of a layer's forward pass, four MLP-wide and ten hidden-wide ones in 16 bits, are freed by then, but too
+    small for logits; so are the 16-bit logits where those in fp32 come next. Blocks are not merged across allocations
+    from the driver (c10/cuda/CUDACachingAllocator.cpp). The counts are those of meta-device runs replayed through a
+    model of it.
     """
     if workload.stack.loss in ("fused", "linear_ce"):
         return layer_fragmentation_bytes(workload)
     architecture = workload.architecture
-    logits = 2 * _loss_tokens(workload) * architecture.vocab_size
+    logits = 0 if is_sixteen_bit_loss(workload) else 2 * _loss_tokens(workload) * architecture.vocab_size
     return logits + workload.tokens * (8 * _widest(workload) + 20 * architecture.hidden_size)
 
 
 def layer_fragmentation_bytes(workload: Workload) -> float:
-    """The same in a layer's backward pass: two MLP-wide blocks, and one dequantised weight's."""
+    """The same in a layer's backward pass: two MLP-wide blocks, one dequantised weight's, and those of dropout."""
     single = largest_linear(workload).parameters * 2 if quantised_parameters(workload) else 0
-    return single + workload.tokens * 4 * _widest(workload)
+    dropped = 0
+    if workload.lora_dropout and workload.gradient_checkpointing:
+        dropped = 3 * sum(_adapter_widths(workload, is_expert=bool(workload.architecture.expert_layers)))
+    return single + workload.tokens * (4 * _widest(workload) + dropped)
 
 
 def offloaded_activation_bytes(workload: Workload) -> float:

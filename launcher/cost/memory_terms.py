@@ -17,9 +17,9 @@ BLOCK_BYTES = {"nf4": 4 / 64, "nf4-dq": 1 / 64 + 4 / (64 * 256), "int4": 2.5 / 1
 # maximum per 256 (bitsandbytes/optim/optimizer.py). Paged ones are managed memory, outside of torch's allocator.
 FP32_MOMENTS = 8.0
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)
-# FSDP holds the layer at work, the next one (backward prefetch) and one whose memory is not yet free again, at most two
-# gathers being under way (torch/distributed/fsdp/_limiter_utils.py).
-GATHERED_LAYERS = 3
+# FSDP holds the layer at work and the next one (backward prefetch; torch/distributed/fsdp/_limiter_utils.py lets two
+# gathers be under way). Their stream has blocks of its own, one more layer's of which wait to be reused.
+GATHERED_LAYERS = 2
 # DeepSpeed ZeRO-3 keeps up to this many gathered elements (`stage3_max_live_parameters`, deepspeed/runtime/zero/
 # config.py), and copies a bucket once more while it puts the shards together (partition_parameters.py,
 # `AllGatherCoalescedHandle.wait`).
@@ -76,7 +76,17 @@ def quantised_parameters(workload: Workload) -> int:
         return 0
     architecture = workload.architecture
     experts = workload.stack.experts_quantised or not architecture.fused_experts
-    return architecture.linear_parameters + (architecture.expert_parameters if experts else 0)
+    head = architecture.vocab_size * architecture.hidden_size if workload.stack.code == "litgpt" else 0
+    return architecture.linear_parameters + (architecture.expert_parameters if experts else 0) + head
+
+
+def embedding_parameters(workload: Workload) -> int:
+    """Input embedding and output head; LitGPT of 2024 ties none (litgpt/model.py), and quantises the head."""
+    architecture = workload.architecture
+    if workload.stack.code != "litgpt":
+        return architecture.embedding_parameters
+    matrix = architecture.vocab_size * architecture.hidden_size
+    return matrix if quantised_parameters(workload) else 2 * matrix
 
 
 def weight_bytes(workload: Workload) -> float:
@@ -94,10 +104,17 @@ def weight_bytes(workload: Workload) -> float:
 
 def plain_weight_bytes(workload: Workload) -> float:
     """All weights that are not quantised, of the whole model."""
-    architecture, width = workload.architecture, weight_width(workload)
-    embedding = architecture.embedding_parameters
-    rest = architecture.parameters - embedding - quantised_parameters(workload)
-    return embedding * embedding_width(workload) + rest * width
+    embedding = embedding_parameters(workload)
+    rest = _plain_parameters(workload) - embedding
+    return embedding * embedding_width(workload) + rest * weight_width(workload)
+
+
+def _plain_parameters(workload: Workload) -> int:
+    architecture = workload.architecture
+    layers = architecture.linear_parameters + architecture.expert_parameters + architecture.small_parameters
+    matrix = architecture.vocab_size * architecture.hidden_size
+    head = matrix if workload.stack.code == "litgpt" and quantised_parameters(workload) else 0
+    return embedding_parameters(workload) + head + layers - quantised_parameters(workload)
 
 
 def embedding_width(workload: Workload) -> int:
@@ -150,12 +167,29 @@ def step_bytes(workload: Workload) -> float:
     return trainable_parameters(workload) * width * workload.stack.step_copies / state_shards(workload)
 
 
+def cast_bytes(workload: Workload) -> float:
+    """16-bit copies of fp32 master weights, which autocast keeps to the end of the forward pass.
+
+    It caches the cast of every fp32 leaf that needs a gradient (aten/src/ATen/autocast_mode.cpp `cached_cast`); sharded
+    weights are gathered in 16 bits instead.
+    """
+    is_cast = workload.method == "full" and workload.stack.autocast and workload.stack.master_bytes == 4
+    if not is_cast or workload.weight_bytes == 4 or parameter_shards(workload) > 1:
+        return 0.0
+    architecture = workload.architecture
+    head = architecture.vocab_size * architecture.hidden_size
+    return 2.0 * (architecture.linear_parameters + architecture.expert_parameters + head)
+
+
 def communication_bytes(workload: Workload) -> float:
     """Buffers that sharding needs on every GPU: gathered layers, reduction buckets."""
     if workload.gpus == 1:
         return 0.0
     if workload.sharding == "fsdp":
-        return _root_bytes(workload) + GATHERED_LAYERS * layer_weight_bytes(workload)
+        layers = GATHERED_LAYERS * (
+            2 if workload.method == "full" else 1
+        )  # with their gradients, before they are spread
+        return _root_bytes(workload) + layers * layer_weight_bytes(workload)
     if workload.sharding == "zero3":
         return _zero3_bytes(workload)
     bucket = trainable_parameters(workload) * trainable_bytes(workload)
@@ -166,16 +200,27 @@ def communication_bytes(workload: Workload) -> float:
     return bucket
 
 
+def communication_fragmentation_bytes(workload: Workload) -> float:
+    """Blocks that FSDP has reserved beside the gathered layers: one more layer, and its shard on its way from the host.
+
+    Setting up, each rank holds the root unit twice, as it was and flattened (torch/distributed/fsdp/_flat_param.py).
+    """
+    if workload.gpus == 1 or workload.sharding != "fsdp":
+        return 0.0
+    shards = GATHERED_LAYERS / workload.gpus if is_parameter_offloaded(workload) else 0.0
+    return layer_weight_bytes(workload) * (1 + shards)
+
+
 def _root_bytes(workload: Workload) -> float:
     """FSDP's root unit, embedding and head: gathered at the first layer and kept to the end of the step."""
     return workload.architecture.embedding_parameters * 2
 
 
 def _zero3_bytes(workload: Workload) -> float:
-    element = 2
-    total = quantised_parameters(workload) * CODE_BYTES / element + plain_weight_bytes(workload) / element
-    live = min(MAX_LIVE_ELEMENTS, total) * element
-    return 2 * live + 2 * head_bytes(workload)
+    """Live parameters and their copies; embedding and head, too large to be among them, one each; never all twice."""
+    total = quantised_parameters(workload) * CODE_BYTES + 2 * _plain_parameters(workload)
+    live = min(MAX_LIVE_ELEMENTS * 2, total)
+    return min(2 * live + 2 * 2 * workload.architecture.vocab_size * workload.architecture.hidden_size, 2 * total)
 
 
 def layer_weight_bytes(workload: Workload) -> float:

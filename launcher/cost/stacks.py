@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from launcher.cost.workload import Stack
 from launcher.errors import BadInput
+
+# Blocks of P to 2P, P a power of two, rounded up to sixteenths of P: P/32 too large on average, over sizes spread
+# evenly by their logarithm.
+POWER_OF_TWO_ROUNDING = 1 + 1 / (64 * math.log(2))
 
 _ROWS = (
     # This launcher: transformers 5.17, TRL 1.16 `SFTTrainer`, PEFT 0.21, bitsandbytes 0.50; loss in train/trainer.py,
@@ -43,13 +48,20 @@ _ROWS = (
     # huggingface/peft method_comparison/MetaMathQA/run.py: no autocast, gradients dropped before each forward pass,
     # the output kept through backward.
     Stack(name="peft-benchmark", loss="hf", adapter_bytes=4, autocast=False, accumulates=False, logits_held=True),
-    # Axolotl with cut cross-entropy, embeddings cast back to 16 bits (axolotl/loaders/model.py).
-    Stack(name="axolotl", loss="fused", adapter_bytes=4),
-    Stack(name="axolotl-experts", loss="fused", adapter_bytes=4, experts_quantised=True),
+    # Axolotl of 2025 with cut cross-entropy, embeddings cast back to 16 bits (axolotl/loaders/model.py); it sets
+    # roundup_power2_divisions:16 (axolotl/utils/__init__.py).
+    Stack(name="axolotl", loss="fused", adapter_bytes=4, block_rounding=POWER_OF_TWO_ROUNDING),
+    Stack(
+        name="axolotl-experts",
+        loss="fused",
+        adapter_bytes=4,
+        experts_quantised=True,
+        block_rounding=POWER_OF_TWO_ROUNDING,
+    ),
     # torchtune's recipes with torch.compile: a linear cross-entropy in chunks, or 16-bit logits in chunks
     # (torchtune/modules/loss).
-    Stack(name="torchtune", loss="linear_ce", accumulates=False, compiled=True),
-    Stack(name="torchtune-chunk", loss="chunk", accumulates=False, compiled=True),
+    Stack(name="torchtune", loss="linear_ce", accumulates=False),
+    Stack(name="torchtune-chunk", loss="chunk", accumulates=False),
     # Lightning-AI/litgpt of 2024, bitsandbytes 0.42 (litgpt/finetune/lora.py).
     Stack(name="litgpt", loss="litgpt", old_bitsandbytes=True, code="litgpt"),
 )
@@ -74,9 +86,9 @@ def stack_of_flags(base: Stack | None, flags: Mapping[str, Any]) -> Stack:
 
     It keeps a row's name while it equals the row, else it is `custom`.
     """
-    row = base or max(STACKS.values(), key=lambda row: _agreement(row, flags))
     if "adapter_bytes" in flags:
         flags = {"quantised_adapter_bytes": None, **flags}
+    row = base or max(STACKS.values(), key=lambda row: _agreement(row, flags))
     changed = dataclasses.replace(row, **flags)
     return row if changed == row else dataclasses.replace(changed, name="custom")
 

@@ -29,8 +29,9 @@ class Stack:
     keep their inputs alive with the graph. code: whose model code runs. fused_qkv: q, k and v are one layer with one
     adapter. accumulates: gradients may lie there from an earlier micro-step while the loss is computed.
     step_copies: copies of all trainable weights in fp32 that an optimizer step makes (0: a fused step). logits_held:
-    16-bit logits stay with the model's output until the backward pass is over. compiled: torch.compile fuses the steps
-    of a layer. loss_by_autocast: only autocast turns logits into fp32, so that without it they stay in 16 bits.
+    16-bit logits stay with the model's output until the backward pass is over. loss_by_autocast: only autocast turns
+    logits into fp32, so that without it they stay in 16 bits. block_rounding: by which factor the allocator enlarges
+    what it is asked for.
     """
 
     name: str
@@ -48,8 +49,8 @@ class Stack:
     accumulates: bool = True
     step_copies: int = 0
     logits_held: bool = False
-    compiled: bool = False
     loss_by_autocast: bool = False
+    block_rounding: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

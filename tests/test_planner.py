@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.cost.calibration import CalibrationRecord
 from launcher.cost.gpus import usable_gib
+from launcher.cost.memory import estimate_memory
+from launcher.cost.memory_calibration import calibrated_memory
 from launcher.cost.offer import Offer
 from launcher.errors import BadInput
 from launcher.job import JobSpec, load_job
@@ -274,3 +277,65 @@ def test_a_dearer_machine_is_never_the_cheaper_plan(usd: float, factor: float) -
         for price in (usd, usd * factor)
     ]
     assert all(getattr(costs[0], p) < getattr(costs[1], p) for p in ("p10", "p50", "p90"))
+
+
+# --- what earlier runs measured ----------------------------------------------------------------------------------
+
+
+def measured(needs: JobNeeds, micro_batch: int, **changes: Any) -> CalibrationRecord:
+    """A record of a run of this job on an A100, twice as fast and a tenth larger than predicted."""
+    workload = needs.workload(micro_batch)
+    plain: dict[str, Any] = {
+        "at": 1.0,
+        "run_id": "earlier",
+        "gpu": "NVIDIA A100-SXM4-80GB",
+        "gpu_memory_gib": 79.1,
+        "gpus": 1,
+        "model": needs.spec.model.id,
+        "family": needs.architecture.family,
+        "parameters": needs.architecture.parameters,
+        "method": workload.method,
+        "quantization": workload.quantization,
+        "rank": workload.rank,
+        "seq_len": workload.seq_len,
+        "micro_batch": micro_batch,
+        "gradient_checkpointing": True,
+        "attention": workload.attention,
+        "weight_bytes": 2,
+        "sharding": "none",
+        "stack": "launcher",
+        "versions": {},
+        "tokens_per_second_per_gpu": 3000.0,
+        "tokens_per_second_low": 2900.0,
+        "tokens_per_second_high": 3100.0,
+        "peak_reserved_gib": 1.1 * estimate_memory(workload).reserved_gib,
+        "load_s": 60.0,
+        "steps": 20,
+    }
+    return CalibrationRecord(**{**plain, **changes})
+
+
+def test_a_measured_run_replaces_predicted_speed_and_memory_of_the_same_card(qlora: JobSpec) -> None:
+    needs = JobNeeds.of(qlora, count_tokens)
+    kinds = kinds_of([offer("A100", 80, usd=1.4), offer("L40S", 48, usd=0.9)])
+    prior = {p.offer.gpu: p for p in Planner([needs], kinds, NO_LIMITS).plan().plans}
+    after = {p.offer.gpu: p for p in Planner([needs], kinds, NO_LIMITS, [measured(needs, 4)]).plan().plans}
+    old, new = prior["A100"], after["A100"]
+    assert new.speed_sources == ("calibrated",)
+    assert new.phases["training"] < old.phases["training"]
+    assert new.fits[0].memory.reserved_gib == pytest.approx(1.1 * old.fits[0].memory.reserved_gib)
+    widths = [p.fits[0].memory.high_gib / p.fits[0].memory.expected_gib for p in (old, new)]
+    assert widths[1] < widths[0]
+    assert sum(new.fits[0].memory.components.values()) == pytest.approx(new.fits[0].memory.expected_gib)
+    assert after["L40S"].phases == prior["L40S"].phases, "another card learns nothing from it"
+
+
+def test_a_run_at_another_micro_batch_moves_the_estimate_less_surely(qlora: JobSpec) -> None:
+    needs = JobNeeds.of(qlora, count_tokens)
+    workload = needs.workload(4)
+    same, other = (calibrated_memory(workload, "A100", [measured(needs, size)], {}) for size in (4, 2))
+    assert same is not None and other is not None
+    assert same.reserved_gib == pytest.approx(other.reserved_gib, rel=0.05)
+    assert same.high_gib / same.expected_gib < other.high_gib / other.expected_gib
+    assert calibrated_memory(workload, "H100", [measured(needs, 4)], {}) is None
+    assert calibrated_memory(workload, "A100", [measured(needs, 4, peak_reserved_gib=None)], {}) is None

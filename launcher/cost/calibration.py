@@ -171,9 +171,9 @@ def calibrated_speed(
     if not records:
         return None
     here = installed_versions() if versions is None else versions
-    wanted = _gpu_key(gpu_name)
-    usable = [r for r in records if _gpu_key(r.gpu) == wanted and _is_comparable(r, workload, here)]
-    same = [r.speed for r in usable if _is_same(r, workload)]
+    wanted = gpu_key(gpu_name)
+    usable = [r for r in records if gpu_key(r.gpu) == wanted and is_comparable(r, workload, here)]
+    same = [r.speed for r in usable if is_same(r, workload)]
     if same:
         return _median(same, SAME_DEVIATION)
     scaled = [_scaled(r, workload, flops_per_token) for r in usable]
@@ -181,15 +181,16 @@ def calibrated_speed(
 
 
 @lru_cache(maxsize=1024)
-def _gpu_key(name: str) -> str:
+def gpu_key(name: str) -> str:
+    """Our name of a GPU, or the name itself where it is none (a processor's)."""
     try:
         return find_gpu(name).name
     except BadInput:
         return name
 
 
-def _is_comparable(record: CalibrationRecord, workload: Workload, versions: Mapping[str, str]) -> bool:
-    """Whether its speed says something about this workload at all."""
+def is_comparable(record: CalibrationRecord, workload: Workload, versions: Mapping[str, str]) -> bool:
+    """Whether it says something about this workload at all: same stack, family, method and sharding."""
     same_majors = all(
         _major(version) == _major(versions[name]) for name, version in record.versions.items() if name in versions
     )
@@ -206,7 +207,7 @@ def _major(version: str) -> str:
     return version.split(".", 1)[0]
 
 
-def _is_same(record: CalibrationRecord, workload: Workload) -> bool:
+def is_same(record: CalibrationRecord, workload: Workload) -> bool:
     """Whether it is the very same model and configuration."""
     rank = None if workload.method == "full" else workload.rank
     asked = (rank, workload.seq_len, workload.micro_batch, workload.gradient_checkpointing, workload.attention)
@@ -218,7 +219,7 @@ def _is_same(record: CalibrationRecord, workload: Workload) -> bool:
 
 def _scaled(record: CalibrationRecord, workload: Workload, flops_per_token: Callable[[Workload], float]) -> Spread:
     """The record's speed at this workload: the same FLOPs per second, the less sure the further away it is."""
-    measured = _measured_workload(record, workload)
+    measured = measured_workload(record, workload)
     size = record.parameters / workload.architecture.parameters
     ratio = flops_per_token(measured) * size / flops_per_token(workload)
     distance = abs(math.log(ratio * measured.tokens / workload.tokens))
@@ -227,7 +228,7 @@ def _scaled(record: CalibrationRecord, workload: Workload, flops_per_token: Call
     return Spread(speed.median * ratio, math.hypot(speed.below, reach), math.hypot(speed.above, reach))
 
 
-def _measured_workload(record: CalibrationRecord, workload: Workload) -> Workload:
+def measured_workload(record: CalibrationRecord, workload: Workload) -> Workload:
     """What the record measured, on this workload's model."""
     tokens = record.seq_len * record.micro_batch
     trained = workload.trained_tokens

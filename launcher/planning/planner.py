@@ -60,7 +60,7 @@ class Planner:
         self.jobs, self.limits, self.records = tuple(jobs), limits, tuple(records)
         self.budgets = [job.spec.budget for job in self.jobs]
         self.kinds = [kind for kind in kinds if self._wanted(kind.sample)]
-        self.fitter = Fitter()
+        self.fitter = Fitter(self.records)
         self._durations: dict[tuple[object, ...], Duration] = {}
 
     def plan(self, objective: Objective = Objective.CHEAPEST) -> Planned:
@@ -91,7 +91,8 @@ class Planner:
                 yield outcome
 
     def _outcome(self, kind: Kind, shape: Shape) -> Plan | Refusal:
-        fits = [self.fitter.fit(job, kind.usable_gib, shape.gpus_per_job, shape.nodes_per_job) for job in self.jobs]
+        gpu, degree, nodes = kind.sample.gpu, shape.gpus_per_job, shape.nodes_per_job
+        fits = [self.fitter.fit(job, gpu, kind.usable_gib, degree, nodes) for job in self.jobs]
         unfit = self._without_bf16(kind) or self._too_small(kind, fits)
         if unfit is not None:
             return unfit

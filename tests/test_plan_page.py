@@ -164,6 +164,8 @@ def test_when_nothing_fits_the_memory_is_still_drawn_where_it_is_told(tmp_path):
     assert "no single change that was tried makes it fit" in page.text
     assert page.tags.count("svg") == WIDTHS_DRAWN
     assert any("Fits: no card." in text for text in words(page))
+    over_cap = [{**refusal, "rule": "cap"} for refusal in SAMPLE["refused"]]
+    assert "svg" not in page_of(result(plans=[], alternatives=[], jobs=jobs, refused=over_cap), tmp_path).tags
 
 
 def test_one_plan_alone_makes_a_page(tmp_path):

@@ -70,8 +70,10 @@ def intervals(plans: Sequence[Json], limits: LimitLines) -> PlanChart:
     )
 
 
-def memory(fits: Sequence[Json], plans: Sequence[Json], refused: Sequence[Json]) -> PlanChart:
-    """Peak memory by component of these fits (at least one), against the cards of plans and refusals."""
+def memory(fits: Sequence[Json], plans: Sequence[Json], refused: Sequence[Json]) -> PlanChart | None:
+    """Peak memory by component of these fits, against the cards of plans and of refusals for memory; None without."""
+    if not fits or not (plans or any(refusal["rule"] == "memory" for refusal in refused)):
+        return None
     bars = [_bar(fit) for fit in fits]
     need = max(bars, key=lambda bar: bar.peak.bounds[1])
     cards, left_out = _cards(plans, refused, need.peak.bounds[1])
@@ -105,10 +107,9 @@ def pareto_front(plans: Sequence[Json]) -> list[Json]:
 
 
 def shown_fits(plans: Sequence[Json]) -> list[Json]:
-    """Every job of the first plan, then of each other sharding the job that needs most; at least one plan."""
-    first, *others = plans
-    fits = list(first["jobs"])
-    for plan in others:
+    """Every job of the first plan, then of each other sharding the job that needs most."""
+    fits = list(plans[0]["jobs"]) if plans else []
+    for plan in plans[1:]:
         if plan["jobs"][0]["gpus"] not in {fit["gpus"] for fit in fits}:
             fits.append(max(plan["jobs"], key=lambda fit: fit["peak_high_gib"]))
     return fits[:MOST_BARS]

@@ -60,9 +60,6 @@ def _context(result: Json) -> dict[str, Any]:
         "best": plans[0] if plans else None,
         "phases": _phases(plans[0]["phase_hours"]) if plans else [],
         "charts": _charts(result),
-        "alternative_memory": figures.memory(figures.shown_fits(alternatives), alternatives, [])
-        if alternatives
-        else None,
         "speeds": Counter(source for plan in plans for source in plan["speed_from"]).most_common(),
         "long_name": figures.long_name,
         "card_name": figures.card_name,
@@ -73,16 +70,17 @@ def _context(result: Json) -> dict[str, Any]:
     }
 
 
-def _charts(result: Json) -> dict[str, figures.PlanChart]:
-    """The charts of the jobs as given; without a plan only their memory."""
-    plans, given = result["plans"], result.get("limits", {})
+def _charts(result: Json) -> dict[str, figures.PlanChart | None]:
+    """The charts by name; without a plan only those of memory."""
+    plans, alternatives, given = result["plans"], result["alternatives"], result.get("limits", {})
     limits = LimitLines(given.get("max_usd"), given.get("deadline_hours"))
-    fits = figures.shown_fits(plans) if plans else result.get("jobs", [])
-    charts = {"memory": figures.memory(fits, plans, result["refused"])} if fits else {}
-    if plans:
-        charts["trade_off"] = figures.trade_off(plans, limits)
-        charts["intervals"] = figures.intervals(plans, limits)
-    return charts
+    fits = figures.shown_fits(plans) or result.get("jobs", [])
+    return {
+        "memory": figures.memory(fits, plans, result["refused"]),
+        "alternative_memory": figures.memory(figures.shown_fits(alternatives), alternatives, []),
+        "trade_off": figures.trade_off(plans, limits) if plans else None,
+        "intervals": figures.intervals(plans, limits) if plans else None,
+    }
 
 
 def _rows(plans: Sequence[Json], shown: Sequence[Json]) -> tuple[list[tuple[int, Json]], list[tuple[int, Json]]]:

@@ -7,6 +7,7 @@ from typing import Any
 from launcher.data.prepare import prepare_job
 from launcher.job import JobSpec
 from launcher.schedule import plan_schedule
+from launcher.tokens import training_rows
 
 
 def check_job(spec: JobSpec, preset: str | None) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def check_job(spec: JobSpec, preset: str | None) -> dict[str, Any]:
         Refused: the mask audit found that the job would not train what it should.
     """
     data = prepare_job(spec)
-    schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
+    schedule = plan_schedule(training_rows(spec, data), spec.train, spec.early_stopping)
     # The audit loads TRL: everything cheaper has passed by now.
     from launcher.train.audit_job import audit_job
 

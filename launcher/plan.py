@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from launcher.cost.calibration import read_calibrations
+from launcher.cost.memory import estimate_memory
 from launcher.errors import BadInput
 from launcher.job import JobSpec
 from launcher.offers import Gathered
 from launcher.planning.advice import Suggestion, as_method, smallest_changes, why_not
 from launcher.planning.choices import Objective
+from launcher.planning.fit import Fit
 from launcher.planning.kinds import kinds_of
 from launcher.planning.needs import CountTokens, JobNeeds
-from launcher.planning.plan import Limits
+from launcher.planning.plan import Limits, fit_json
 from launcher.planning.planner import Planned, Planner
 from launcher.tokens import count_tokens
 
@@ -79,7 +82,17 @@ class PlanResult:
             "tokens": {job.spec.name: job.tokens.source for job in self.jobs},
             "prices": self.gathered.sources_json(),
             "objective": self.objective,
+            "limits": self.limits.to_json(),
+            "jobs": [_as_given(job) for job in self.jobs],
+            "planned_at": datetime.fromtimestamp(self.gathered.gathered_at, UTC).isoformat(timespec="seconds"),
         }
+
+
+def _as_given(job: JobNeeds) -> dict[str, Any]:
+    """A job on one GPU at its smallest step, whether or not any card holds it, as JSON values."""
+    workload = job.workload(1)
+    fit = Fit(job.spec.name, 1, 1, job.accumulation(1, 1), workload, estimate_memory(workload), "no")
+    return {**fit_json(fit), "fits": None, "model": job.spec.model.id, "method": job.spec.method.kind}
 
 
 def make_plan(

@@ -19,6 +19,7 @@ from launcher.jobparts import OWN_STACK
 from launcher.models import weights_gib
 from launcher.rundir import RunFolder, RunRecord, RunState, group_members, new_group_id, now_iso
 from launcher.schedule import plan_schedule
+from launcher.tokens import training_rows
 
 Watch = Callable[[Sequence[RunFolder]], None]
 
@@ -46,7 +47,7 @@ def plan_run(spec: JobSpec, preset: str | None) -> PlannedRun:
     refuse_other_stack(spec)
     refuse_oversized_model(spec)
     data = prepare_job(spec)
-    schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
+    schedule = plan_schedule(training_rows(spec, data), spec.train, spec.early_stopping)
     return PlannedRun(spec, data, schedule.optimizer_steps, preset)
 
 

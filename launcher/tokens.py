@@ -92,6 +92,11 @@ def count_tokens(spec: JobSpec, micro_batch: int) -> TokenCount:
     )
 
 
+def training_rows(spec: JobSpec, data: PreparedData) -> int:
+    """The rows of one epoch: the examples, or what they are packed into."""
+    return count_tokens(spec, 1).examples if spec.train.packing else len(data.train)
+
+
 def stated_tokens(spec: JobSpec, micro_batch: int, rows: int, tokens_per_row: float) -> TokenCount:
     """The tokens of a job whose data is not there yet, from what its user expects of it.
 

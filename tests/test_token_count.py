@@ -20,6 +20,7 @@ from launcher.errors import BadInput
 from launcher.job import JobSpec, load_job
 from launcher.linefile import append_object, read_objects
 from launcher.models import model_location
+from launcher.run import plan_run
 from launcher.tokens import COUNTS_FILE, count_tokens, tokenizer_folder
 from tests.conftest import ROOT
 
@@ -300,3 +301,12 @@ def test_whatever_stands_in_the_file_reading_it_does_not_fail(tmp_path_factory: 
     file.write_text("\n".join(lines), encoding="utf-8", errors="replace")
     append_object(file, {"good": True})
     assert read_objects(file)[0][-1] == {"good": True}
+
+
+def test_a_packed_job_is_scheduled_on_its_packed_rows(tiny_job: JobSpec) -> None:
+    packed = with_changes(
+        tiny_job, "train", packing=True, max_steps=None, epochs=3.0, eval_steps="auto", save_steps="auto"
+    )
+    loose = with_changes(packed, "train", packing=False)
+    steps = [plan_run(spec, None).total_steps for spec in (packed, loose)]
+    assert 0 < steps[0] < steps[1] / 1.5, "several examples stand in a row"

@@ -23,6 +23,11 @@ class Limits:
     deadline_s: float | None = None
     spot: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """The limits as JSON values."""
+        hours = None if self.deadline_s is None else self.deadline_s / 3600
+        return {"max_usd": self.max_usd, "deadline_hours": hours, "spot": self.spot}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -78,7 +83,7 @@ class Plan:
             "worst_case_usd": round(self.worst_case_usd, 2),
             "disk_gib": self.disk_gib,
             "phase_hours": {name: round(hours, 4) for name, hours in self.phases.items()},
-            "jobs": [_fit_json(fit) for fit in self.fits],
+            "jobs": [fit_json(fit) for fit in self.fits],
             "changes": list(self.changes),
             "conditions": list(self.conditions),
             "speed_from": list(self.speed_sources),
@@ -117,7 +122,7 @@ def quantiles_json(quantiles: Quantiles) -> dict[str, float]:
     return {name: float(f"{getattr(quantiles, name):.4g}") for name in ("p10", "p50", "p90")}
 
 
-def _fit_json(fit: Fit) -> dict[str, Any]:
+def fit_json(fit: Fit) -> dict[str, Any]:
     return {
         "job": fit.job,
         "gpus": fit.gpus,

@@ -29,6 +29,11 @@ def count_rows(spec: JobSpec, data: PreparedData, source: str) -> RowCounts:
         return rows_of_trainer(trainer, source)
 
 
+def training_rows(spec: JobSpec, data: PreparedData) -> int:
+    """The rows of one epoch: the examples, or what they are packed into."""
+    return count_rows(spec, data, "counted").rows if spec.train.packing else len(data.train)
+
+
 def rows_of_trainer(trainer: SFTTrainer, source: str) -> RowCounts:
     """The rows of a trainer's dataset; a packed row holds several examples."""
     rows = trainer.train_dataset

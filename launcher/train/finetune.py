@@ -28,6 +28,7 @@ from launcher.train.build import build_trainer, fit_micro_batch
 from launcher.train.calibrate import Calibrator
 from launcher.train.callbacks import Meter, Progress, RunCallback
 from launcher.train.checkpoints import checkpoint_path, checkpoint_step, explained_disk_faults, newest_complete
+from launcher.train.count_tokens import training_rows
 from launcher.train.deadline import deadline_process
 from launcher.train.mask_audit import audit_trainer, check_masks
 from launcher.train.measurement import Measured
@@ -52,7 +53,7 @@ def finetune(folder: RunFolder, resume: bool = False, started_at: float | None =
     with run_session(folder):
         spec = folder.read_spec()
         data = read_prepared(folder)
-        schedule = plan_schedule(len(data.train), spec.train, spec.early_stopping)
+        schedule = plan_schedule(training_rows(spec, data), spec.train, spec.early_stopping)
         meter = build_meter(spec, folder, started_at)
         progress = Progress(folder, meter, schedule.optimizer_steps)
         with ledger_entries(spec, folder, meter), hard_stop(spec, folder, meter), tracking(spec, folder) as tracker:

@@ -88,52 +88,71 @@ class _Moment:
 
 
 def estimate_memory(workload: Workload) -> MemoryEstimate:
-    """Peak memory of one GPU and of its machine under this configuration."""
-    lasting = {
+    """Peak memory of one GPU and of its machine under this configuration.
+
+    The bounds are the largest of any moment's, so that they grow with whatever makes a moment larger.
+    """
+    moments = list(_moments(workload))
+    lasting = _lasting(workload)
+    of_moments = [_components(workload, lasting, moment) for moment in moments]
+    components = max(of_moments, key=lambda parts: sum(parts.values()))
+    expected = sum(components.values())
+    enclosing = [bounds(parts, is_sharded=workload.gpus > 1) for parts in of_moments]
+    paged = lasting["optimizer"] if workload.optimizer == "paged_8bit" else 0.0
+    in_torch = sum(lasting.values()) - paged
+    allocated = in_torch + max(moment.allocated for moment in moments)
+    host = host_components(workload)
+    return MemoryEstimate(
+        components=components,
+        expected_gib=expected,
+        low_gib=max(low for low, _ in enclosing),
+        high_gib=max(high for _, high in enclosing),
+        alloc_gib=workload.stack.block_rounding * allocated / GIB,
+        reserved_gib=expected - _outside_torch_gib(workload) - paged / GIB,
+        host_gib=sum(host.values()),
+        host_components=host,
+    )
+
+
+def _lasting(workload: Workload) -> dict[str, float]:
+    """What is there at every moment, bytes."""
+    return {
         "weights": terms.weight_bytes(workload),
         "adapters": terms.adapter_weight_bytes(workload),
         "optimizer": terms.optimizer_bytes(workload),
         "communication": terms.communication_bytes(workload),
     }
-    reserve = LIBRARIES_GIB * GIB + terms.communication_fragmentation_bytes(workload)
-    moments = list(_moments(workload))
-    peak = max(moments, key=lambda moment: moment.allocated + moment.fragmentation)
-    paged = lasting["optimizer"] if workload.optimizer == "paged_8bit" else 0.0
-    in_torch = sum(lasting.values()) - paged
-    rounding = workload.stack.block_rounding
-    reserve += (rounding - 1) * (in_torch + peak.allocated)
-    components = {
+
+
+def _outside_torch_gib(workload: Workload) -> float:
+    return CONTEXT_GIB + (NCCL_GIB if workload.gpus > 1 else 0.0)
+
+
+def _components(workload: Workload, lasting: Mapping[str, float], moment: _Moment) -> dict[str, float]:
+    """The whole device at one moment, GiB."""
+    rounded = (workload.stack.block_rounding - 1) * (sum(lasting.values()) + moment.allocated)
+    unusable = moment.fragmentation + rounded + terms.communication_fragmentation_bytes(workload)
+    return {
         "weights": lasting["weights"] / GIB,
         "adapters": lasting["adapters"] / GIB,
-        "gradients": peak.gradients / GIB,
-        "optimizer": (lasting["optimizer"] + peak.optimizer) / GIB,
-        "activations": peak.activations / GIB,
-        "logits": peak.logits / GIB,
-        "dequantisation": peak.dequantisation / GIB,
-        "communication": lasting["communication"] / GIB + (NCCL_GIB if workload.gpus > 1 else 0.0),
+        "gradients": moment.gradients / GIB,
+        "optimizer": (lasting["optimizer"] + moment.optimizer) / GIB,
+        "activations": moment.activations / GIB,
+        "logits": moment.logits / GIB,
+        "dequantisation": moment.dequantisation / GIB,
+        "communication": lasting["communication"] / GIB + _outside_torch_gib(workload) - CONTEXT_GIB,
         "context": CONTEXT_GIB,
-        "fragmentation": (peak.fragmentation + reserve) / GIB,
+        "fragmentation": unusable / GIB + LIBRARIES_GIB,
     }
-    expected = sum(components.values())
-    low, high = bounds(components, is_sharded=workload.gpus > 1)
-    host = host_components(workload)
-    return MemoryEstimate(
-        components=components,
-        expected_gib=expected,
-        low_gib=low,
-        high_gib=high,
-        alloc_gib=rounding * (in_torch + max(moment.allocated for moment in moments)) / GIB,
-        reserved_gib=(in_torch + peak.allocated + peak.fragmentation + reserve) / GIB,
-        host_gib=sum(host.values()),
-        host_components=host,
-    )
 
 
 def _moments(workload: Workload) -> Iterator[_Moment]:
     """The moments at which memory can peak, in the order they come."""
     gradients = terms.gradient_bytes(workload)
     early = gradients if workload.stack.accumulates else 0.0
-    stored, layer = activations.stored_bytes(workload), activations.recomputed_bytes(workload)
+    stored, layer = activations.stored_bytes(workload), activations.largest_layer_bytes(workload)
+    # Under checkpointing the layer's forward pass is repeated; otherwise its tensors are among those stored.
+    repeated = layer if workload.gradient_checkpointing else 0.0
     temporary, workspace = activations.temporary_bytes(workload)
     cast = terms.cast_bytes(workload)
     kept_cast = 0.0 if workload.gradient_checkpointing else cast
@@ -149,7 +168,7 @@ def _moments(workload: Workload) -> Iterator[_Moment]:
     )
     yield _Moment(
         gradients=early,
-        activations=stored + layer + temporary,
+        activations=stored + repeated + temporary,
         dequantisation=workspace + kept_cast,
         fragmentation=activations.layer_fragmentation_bytes(workload),
     )

@@ -34,11 +34,9 @@ def stored_bytes(workload: Workload) -> float:
     return (min(2, layers) if workload.activation_offload else layers) * workload.tokens * per_token
 
 
-def recomputed_bytes(workload: Workload) -> float:
-    """The one layer whose forward pass is repeated under checkpointing; 0 without."""
-    if not workload.gradient_checkpointing:
-        return 0.0
-    kinds = {False} if not workload.architecture.expert_layers else {True, bool(not workload.architecture.dense_layers)}
+def largest_layer_bytes(workload: Workload) -> float:
+    """What one layer keeps, of the kind that keeps most."""
+    kinds = {False} if not workload.architecture.expert_layers else {True, not workload.architecture.dense_layers}
     return max(layer_bytes(workload, is_expert) for is_expert in kinds)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Verdict = Literal["yes", "tight", "no"]
 COLOURS: dict[Verdict, str] = {"yes": GOOD, "tight": WARN, "no": BAD}
 MARKERS: dict[Verdict, str] = {"yes": "o", "tight": "D", "no": "X"}
+WORDS_INCHES, LABELS_INCHES = 1.25, 1.6  # beside a bar, and left of the axes
 # A card above this many times the largest need is an arrow, lest the need become too small to see.
 SCALE_LIMIT = 1.6
 NARROWEST_NUMBERED = 0.5  # inches of the whole figure's width: a segment below has no room for its figure
@@ -54,6 +55,7 @@ def memory_chart(bars: Sequence[MemoryBar], cards: Sequence[CardMark], shown: Se
     figure, [upper, lower] = new_panels(width, 0.7 + sum(heights), nrows=2, sharex=True, height_ratios=heights)
     need = max(bar.peak.bounds[1] for bar in bars)
     right = 1.12 * min(SCALE_LIMIT * need, max([need, *(card.usable_gib for card in cards)]))
+    right = max(right, need / (1 - WORDS_INCHES / (width - LABELS_INCHES)))
     upper.set_xlim(0, right)
     for place, bar in enumerate(reversed(bars)):
         _draw_bar(upper, bar, place, shown, NARROWEST_NUMBERED / width * right)

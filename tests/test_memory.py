@@ -99,6 +99,7 @@ def workloads(draw: st.DrawFn) -> Workload:
         optimizer_in_backward=draw(st.booleans()),
         trained_tokens=draw(st.none() | st.integers(1, 4096)),
         weight_bytes=draw(st.sampled_from([2, 4])),
+        rows_are_cut=draw(st.booleans()),
     )
 
 
@@ -262,6 +263,31 @@ def test_host_memory_of_offloaded_states_counts_per_machine() -> None:
     two = estimate_memory(workload(QWEN_7B, gpus=8, nodes=2, **offloaded)).host_components["offloaded"]
     assert one == pytest.approx(2 * two)
     assert one == pytest.approx(8 * QWEN_7B.parameters / GIB)
+
+
+def test_compiled_layers_keep_less() -> None:
+    compiled = workload(QWEN_7B, method="full", stack=STACKS["torchtune"], gradient_checkpointing=False)
+    eager = dataclasses.replace(compiled, stack=dataclasses.replace(compiled.stack, compiled=False))
+    assert estimate_memory(compiled).alloc_gib < estimate_memory(eager).alloc_gib
+
+
+def test_paged_states_lie_outside_of_torch() -> None:
+    paged, plain = (
+        estimate_memory(workload(QWEN_7B, method="full", stack=STACKS["hf"], optimizer=optimizer))
+        for optimizer in ("paged_8bit", "adamw_8bit")
+    )
+    states_gib = 2 * (1 + 4 / 256) * QWEN_7B.parameters / GIB
+    assert paged.expected_gib == pytest.approx(plain.expected_gib)
+    assert plain.reserved_gib - paged.reserved_gib == pytest.approx(states_gib)
+
+
+def test_older_libraries_keep_inputs_of_a_graph_that_outlives_its_step() -> None:
+    job = workload(find_architecture("llama-2-7b"), stack=STACKS["litgpt"], gradient_checkpointing=False)
+    current = dataclasses.replace(job, stack=dataclasses.replace(job.stack, old_bitsandbytes=False))
+    longest_only = dataclasses.replace(job, rows_are_cut=False)
+    alloc = [estimate_memory(one).alloc_gib for one in (current, longest_only, job)]
+    assert alloc[1] - alloc[0] == pytest.approx(alloc[2] - alloc[1])
+    assert alloc[0] < alloc[1]
 
 
 def test_find_stack() -> None:

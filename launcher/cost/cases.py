@@ -73,6 +73,10 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+# Nobody cuts rows at a length that is no multiple of this: such a length is that of the longest row.
+LENGTH_LIMIT_STEP = 64
+
+
 class _Fields(BaseModel):
     """Fields of one kind read from a case; others are left alone, null is absent."""
 
@@ -132,6 +136,7 @@ class _WorkloadFields(_Fields):
     activation_offload: bool = False
     optimizer_in_backward: bool = False
     trained_tokens: int | None = Field(default=None, gt=0)
+    weight_bytes: Literal[2, 4] = 2
 
 
 class _StackFields(_Fields):
@@ -181,6 +186,7 @@ def workload_of_case(raw: Mapping[str, Any]) -> Workload:
         architecture=_architecture(case),
         quantization=case.quantization or ("nf4-dq" if case.method == "qlora" else "none"),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
+        rows_are_cut=case.seq_len % LENGTH_LIMIT_STEP == 0,
         stack=stack_of_flags(STACKS.get(case.stack or ""), flags),
         **{name: getattr(case, name) for name in _WorkloadFields.model_fields},
     )

@@ -50,6 +50,8 @@ def layer_bytes(workload: Workload, is_expert: bool) -> float:
     """
     if workload.stack.code == "litgpt":
         return workload.tokens * _litgpt_layer(workload)
+    if workload.stack.compiled:
+        return workload.tokens * _compiled_layer(workload, is_expert)
     architecture = workload.architecture
     per_token = 8 * architecture.hidden_size + _attention_kept(workload) + _mlp_kept(workload, is_expert)
     if workload.method == "full":
@@ -57,6 +59,17 @@ def layer_bytes(workload: Workload, is_expert: bool) -> float:
     else:
         per_token += _adapter_inputs(workload, is_expert)
     return workload.tokens * per_token
+
+
+def _compiled_layer(workload: Workload, is_expert: bool) -> float:
+    """What torch.compile keeps: its partitioner repeats norms, activation and their product instead.
+
+    torch/_functorch/partitioners.py `min_cut_rematerialization_partition`: the two inputs of the norms, attention's
+    tensors, gate and up, and the adapters' narrow products.
+    """
+    width = _active_width(workload, is_expert)
+    ranks = 2 * workload.rank * len(workload.targets)
+    return 4 * workload.architecture.hidden_size + _attention_kept(workload) + 4 * width + ranks
 
 
 def _active_width(workload: Workload, is_expert: bool) -> int:
@@ -137,12 +150,12 @@ def _kept_inputs(workload: Workload) -> float:
     """Inputs that older bitsandbytes keeps per token: `MatMul4Bit` held them as attributes, not as saved tensors.
 
     So they live as long as the graph, and LitGPT's loop holds the logits, and with them the graph, until the next
-    forward pass is done. Batches of several rows are padded and cut at one length, so that two in a row are as long;
-    a single longest row follows an ordinary one.
+    forward pass is done. Where rows are cut, two batches in a row are as long; the one longest row follows an ordinary
+    one, whose inputs are not counted.
     """
     architecture = workload.architecture
     inputs = 4 * architecture.hidden_size + 2 * architecture.attention_width + 2 * architecture.intermediate_size
-    return inputs * (2 if workload.micro_batch > 1 else 1)
+    return inputs * (2 if workload.rows_are_cut else 1)
 
 
 def temporary_bytes(workload: Workload) -> tuple[float, float]:

@@ -244,10 +244,15 @@ def dequantised_bytes(workload: Workload) -> float:
     """The 16-bit copy that one product works on, with the fp32 maxima of its blocks (bitsandbytes `dequantize_4bit`).
 
     Quantised experts are one parameter a layer, so all of them are dequantised at once, and backward keeps the copy.
+    AutoGPTQ multiplies by an ordinary product of unpacked weights and scales (qlinear_cuda_old.py), which autograd
+    keeps for every linear layer of the layer at work.
     """
     if not quantised_parameters(workload):
         return 0.0
     architecture = workload.architecture
+    if workload.quantization == "int4":
+        layer = architecture.linear_parameters / architecture.num_hidden_layers
+        return 2 * (layer + largest_linear(workload).parameters)
     workspace = largest_linear(workload).parameters * (2 + 4 / 64)
     if workload.stack.experts_quantised and architecture.expert_layers:
         return workspace + architecture.expert_parameters / architecture.expert_layers * 2

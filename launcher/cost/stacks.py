@@ -60,8 +60,8 @@ _ROWS = (
     ),
     # torchtune's recipes with torch.compile: a linear cross-entropy in chunks, or 16-bit logits in chunks
     # (torchtune/modules/loss).
-    Stack(name="torchtune", loss="linear_ce", accumulates=False),
-    Stack(name="torchtune-chunk", loss="chunk", accumulates=False),
+    Stack(name="torchtune", loss="linear_ce", accumulates=False, compiled=True),
+    Stack(name="torchtune-chunk", loss="chunk", accumulates=False, compiled=True),
     # Lightning-AI/litgpt of 2024, bitsandbytes 0.42 (litgpt/finetune/lora.py).
     Stack(name="litgpt", loss="litgpt", old_bitsandbytes=True, code="litgpt"),
 )

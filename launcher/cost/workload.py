@@ -31,7 +31,8 @@ class Stack:
     step_copies: copies of all trainable weights in fp32 that an optimizer step makes (0: a fused step). logits_held:
     16-bit logits stay with the model's output until the backward pass is over. loss_by_autocast: only autocast turns
     logits into fp32, so that without it they stay in 16 bits. block_rounding: by which factor the allocator enlarges
-    what it is asked for.
+    what it is asked for. compiled: torch.compile fuses the steps of a layer and repeats cheap ones instead of keeping
+    their results.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stack:
     logits_held: bool = False
     loss_by_autocast: bool = False
     block_rounding: float = 1.0
+    compiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ class Workload:
     seq_len: tokens of the longest row; micro_batch: rows per GPU. trained_tokens: positions per micro-step at which a
     loss is computed, all of them where None (matters to `trained_positions` only). gpus: over all nodes; `sharding`
     says what they share. nodes: how many machines they stand in. weight_bytes: of one base weight that is neither
-    quantised nor trained: 2 in 16 bits, 4 in fp32.
+    quantised nor trained: 2 in 16 bits, 4 in fp32. rows_are_cut: whether many rows reach seq_len, because they are cut
+    there; otherwise it is the length of the one longest row.
     """
 
     architecture: Architecture
@@ -83,6 +86,7 @@ class Workload:
     optimizer_in_backward: bool = False
     trained_tokens: int | None = None
     weight_bytes: int = 2
+    rows_are_cut: bool = True
 
     @property
     def tokens(self) -> int:

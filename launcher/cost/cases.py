@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from launcher import models
 from launcher.architecture import Architecture
 from launcher.cost.gpus import ASSUMED_USABLE_SHARE, usable_gib
 from launcher.cost.stacks import STACKS, stack_of_flags
 from launcher.cost.workload import Attention, LossKernel, Method, Optimizer, Quantization, Sharding, Workload
 from launcher.errors import BadInput
 from launcher.faults import fault_lines, printable
+from launcher.models import find_architecture
 
 Metric = Literal["alloc", "reserved", "smi", "capacity"]
 
@@ -197,7 +197,7 @@ def _architecture(case: _Case) -> Architecture:
         return case.architecture.architecture()
     if case.model is None:
         raise BadInput("case: architecture: missing, and there is no model to look it up by")
-    return models.find_architecture(case.model)
+    return find_architecture(case.model)
 
 
 class _Reading(_Fields):

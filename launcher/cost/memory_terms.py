@@ -201,10 +201,7 @@ def communication_bytes(workload: Workload) -> float:
 
 
 def communication_fragmentation_bytes(workload: Workload) -> float:
-    """Blocks that FSDP has reserved beside the gathered layers: one more layer, and its shard on its way from the host.
-
-    Setting up, each rank holds the root unit twice, as it was and flattened (torch/distributed/fsdp/_flat_param.py).
-    """
+    """Blocks that FSDP has reserved beside the gathered layers: one more layer, and shards on their way from the host."""
     if workload.gpus == 1 or workload.sharding != "fsdp":
         return 0.0
     shards = GATHERED_LAYERS / workload.gpus if is_parameter_offloaded(workload) else 0.0

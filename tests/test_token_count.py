@@ -303,6 +303,7 @@ def test_whatever_stands_in_the_file_reading_it_does_not_fail(tmp_path_factory: 
     assert read_objects(file)[0][-1] == {"good": True}
 
 
+@pytest.mark.slow
 def test_a_packed_job_is_scheduled_on_its_packed_rows(tiny_job: JobSpec) -> None:
     packed = with_changes(
         tiny_job, "train", packing=True, max_steps=None, epochs=3.0, eval_steps="auto", save_steps="auto"

@@ -5,7 +5,7 @@ Bytes throughout. h: hidden size, V: vocabulary, P: weights of a layer or model,
 
 from __future__ import annotations
 
-from launcher.architecture import Linear
+from launcher.architecture import Architecture, Linear
 from launcher.cost.workload import Workload
 
 # Bytes of one quantised weight's code, and of the constants of its block. nf4: 4 bits, an fp32 maximum per 64 weights;
@@ -201,7 +201,7 @@ def communication_bytes(workload: Workload) -> float:
 
 
 def communication_fragmentation_bytes(workload: Workload) -> float:
-    """Blocks that FSDP has reserved beside the gathered layers: one more layer, and shards on their way from the host."""
+    """Blocks that FSDP has reserved beside the gathered layers: one more, and shards on their way from the host."""
     if workload.gpus == 1 or workload.sharding != "fsdp":
         return 0.0
     shards = GATHERED_LAYERS / workload.gpus if is_parameter_offloaded(workload) else 0.0
@@ -222,14 +222,28 @@ def _zero3_bytes(workload: Workload) -> float:
 
 def layer_weight_bytes(workload: Workload) -> float:
     """One gathered layer, the largest: its codes, or its weights in 16 bits."""
-    architecture = workload.architecture
-    layers = architecture.num_hidden_layers
-    dense = architecture.linear_parameters / layers
-    experts = architecture.expert_parameters / architecture.expert_layers if architecture.expert_layers else 0.0
     if not quantised_parameters(workload):
-        return 2 * (dense + experts)
-    is_expert_quantised = workload.stack.experts_quantised or not architecture.fused_experts
-    return dense * CODE_BYTES + experts * (CODE_BYTES if is_expert_quantised else 2)
+        return max(2.0 * (linear + experts) for linear, experts in _layer_kinds(workload.architecture))
+    are_quantised = workload.stack.experts_quantised or not workload.architecture.fused_experts
+    expert_bytes = CODE_BYTES if are_quantised else 2
+    return max(linear * CODE_BYTES + experts * expert_bytes for linear, experts in _layer_kinds(workload.architecture))
+
+
+def _layer_kinds(architecture: Architecture) -> list[tuple[int, int]]:
+    """Of each kind of layer the model has: weights of its linear layers, and those of its routed experts."""
+    attention = sum(linear.parameters for linear in architecture.attention_linears)
+    kinds = []
+    if architecture.expert_layers < architecture.num_hidden_layers:
+        width = architecture.dense_intermediate_size if architecture.num_experts else architecture.intermediate_size
+        kinds.append((attention + _mlp_parameters(architecture, width), 0))
+    if architecture.expert_layers:
+        shared = _mlp_parameters(architecture, architecture.intermediate_size * architecture.shared_experts)
+        kinds.append((attention + shared, architecture.expert_parameters // architecture.expert_layers))
+    return kinds
+
+
+def _mlp_parameters(architecture: Architecture, width: int) -> int:
+    return sum(linear.parameters for linear in architecture.mlp_linears(width))
 
 
 def largest_linear(workload: Workload) -> Linear:
@@ -248,8 +262,8 @@ def dequantised_bytes(workload: Workload) -> float:
         return 0.0
     architecture = workload.architecture
     if workload.quantization == "int4":
-        layer = architecture.linear_parameters / architecture.num_hidden_layers
-        return 2 * (layer + largest_linear(workload).parameters)
+        layer = max(linear for linear, _ in _layer_kinds(architecture))
+        return 2.0 * (layer + largest_linear(workload).parameters)
     workspace = largest_linear(workload).parameters * (2 + 4 / 64)
     if workload.stack.experts_quantised and architecture.expert_layers:
         return workspace + architecture.expert_parameters / architecture.expert_layers * 2

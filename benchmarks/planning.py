@@ -6,12 +6,15 @@ import dataclasses
 import itertools
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.timing import in_turn, print_machine, print_ratios, wall_seconds
+from benchmarks.timing import Measure, in_turn, print_machine, print_ratios, wall_seconds
 from launcher.cost.catalogs import SNAPSHOT
 from launcher.cost.offer import Offer
 from launcher.job import load_job
@@ -24,28 +27,42 @@ from launcher.tokens import count_tokens
 
 ROUNDS = 5
 MANY_OFFERS, MANY_JOBS = 10_000, 50
+SCRIPTS = Path(sys.executable).parent
 JOBS = Path(__file__).parent.parent / "jobs"
 
 
 def main() -> None:
     """Time the two commands in turn, after one warm-up each; then plan many jobs over many offers."""
     print_machine()
-    with tempfile.TemporaryDirectory() as home:
-        shutil.copytree(SNAPSHOT, Path(home) / ".sky" / "catalogs", ignore=shutil.ignore_patterns("*.md", "*.json"))
-        print_ratios("cold plan", in_turn(_variants(home), ROUNDS), {SKY: 0.3}, ours=OURS)
+    with tempfile.TemporaryDirectory() as home, _sky_server_of(home) as environment:
+        print_ratios("cold plan", in_turn(_variants(environment), ROUNDS), {SKY: 0.3}, ours=OURS)
     seconds = many_plans_seconds(MANY_OFFERS, MANY_JOBS)
     print(f"{MANY_OFFERS} offers x {MANY_JOBS} jobs: {seconds:.2f} s (aim: under 2 s)")
+
+
+@contextmanager
+def _sky_server_of(home: str) -> Iterator[dict[str, str]]:
+    """The environment of a SkyPilot with a home of its own; its API server, which a command starts, is stopped after.
+
+    A server of another home would answer in its place, so it is stopped before, too.
+    """
+    # Without a network SkyPilot can list only what lies under its home.
+    shutil.copytree(SNAPSHOT, Path(home) / ".sky" / "catalogs", ignore=shutil.ignore_patterns("*.md", "*.json"))
+    environment = {**os.environ, "HOME": home, "LAUNCHER_HOME": str(Path(home) / ".launcher")}
+    stop = [str(SCRIPTS / "sky"), "api", "stop"]
+    subprocess.run(stop, env=environment, check=False, capture_output=True)
+    try:
+        yield environment
+    finally:
+        subprocess.run(stop, env=environment, check=False, capture_output=True)
 
 
 OURS, SKY = "launcher plan jobs/veran-tools.yaml", "sky gpus list --infra lambda (server warm)"
 
 
-def _variants(home: str) -> dict[str, object]:
-    scripts = Path(sys.executable).parent
-    # SkyPilot keeps its state under HOME; without a network it can list only what lies there.
-    environment = {**os.environ, "HOME": home, "LAUNCHER_HOME": str(Path(home) / ".launcher")}
-    plan = [str(scripts / "launcher"), "plan", str(JOBS / "veran-tools.yaml")]
-    sky = [str(scripts / "sky"), "gpus", "list", "--infra", "lambda"]
+def _variants(environment: dict[str, str]) -> dict[str, Measure]:
+    plan = [str(SCRIPTS / "launcher"), "plan", str(JOBS / "veran-tools.yaml")]
+    sky = [str(SCRIPTS / "sky"), "gpus", "list", "--infra", "lambda"]
     for command in (plan, sky, sky):
         wall_seconds(command, environment)
     return {OURS: lambda: wall_seconds(plan, environment), SKY: lambda: wall_seconds(sky, environment)}

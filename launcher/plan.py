@@ -63,12 +63,12 @@ class PlanResult:
         return why_not(self.jobs, self.planned.refused)
 
     def notes(self) -> list[str]:
-        """Where tokens, speeds and prices come from."""
+        """Where tokens and speeds come from."""
         lines = [f"{job.spec.name}: {job.tokens.examples} rows, {job.tokens.source}" for job in self.jobs]
         speeds = sorted({source for plan in self.planned.plans for source in plan.speed_sources})
         if speeds:
             lines.append(f"speed: {'; '.join(speeds)}")
-        return lines + [f"prices: {line}" for line in self.gathered.source_lines()]
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values: `plans` and `refused`, and what is said beside them."""

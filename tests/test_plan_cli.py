@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +181,14 @@ def test_a_job_for_another_stack_is_planned_but_not_run(launcher: Command, short
     code, _, err = launcher("run", str(job), "--local")
     assert code == 2
     assert "train.stack: 'axolotl'" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["check"], ["plan", "--offline"]])
+def test_json_of_a_command_that_loads_the_training_libraries_is_json_alone(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    command = [sys.executable, "-m", "launcher", *arguments, JOBS[0], "--preset", "tiny", "--json"]
+    environment = {**os.environ, "HOME": str(tmp_path), "LAUNCHER_HOME": str(tmp_path / "launcher")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert isinstance(json.loads(done.stdout), dict)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.cli.jobs import AsJson, Preset, load_all, wide_console
+from launcher.cli.offers import print_sources
 from launcher.errors import BadInput, Refused
 from launcher.planning.choices import Objective
 from launcher.units import parse_duration, parse_usd
@@ -81,6 +82,7 @@ def plan(
         write_plan_page(result.to_json(), html)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
+        print_sources(result.gathered, Console(stderr=True, soft_wrap=True, highlight=False))
     else:
         _print(result, every, html)
     if not result.planned.plans:
@@ -152,6 +154,7 @@ def _print(result: PlanResult, every: bool, html: Path | None) -> None:
         _print_why_not(console, result.alternative.why_not)
     console.print()
     _lines(console, result.notes())
+    print_sources(result.gathered, console)
     if html is not None:
         console.print(f"page: {html}", soft_wrap=True)
 

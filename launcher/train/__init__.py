@@ -1,12 +1,21 @@
-"""Training. Importing anything below it drops one line of bitsandbytes, which transformers loads, from the log."""
+"""Training. Importing anything below it drops two lines that libraries say while they are imported.
+
+bitsandbytes, which transformers loads, misses a package that would fetch a kernel from the network; nothing here needs
+that kernel. DeepSpeed, which TRL loads, says on stdout, where a program may expect JSON, that there is no GPU.
+"""
 
 import logging
 
+_UNWANTED = {
+    "bitsandbytes.backends.cpu.ops": "kernels-community",
+    "DeepSpeed": "Setting accelerator to CPU",
+}
 
-def _is_wanted(record: logging.LogRecord) -> bool:
-    # It misses a package that would fetch a kernel from the network at import; nothing here needs that kernel.
-    return "kernels-community" not in record.getMessage()
+
+def _drop(logger: str, words: str) -> None:
+    # A filter of the logger, so that it holds before any handler is there: the line is said during the import.
+    logging.getLogger(logger).addFilter(lambda record: words not in record.getMessage())
 
 
-# A filter of the logger, so that it holds before any handler is there: the line is said while bitsandbytes is imported.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_wanted)
+for _logger, _words in _UNWANTED.items():
+    _drop(_logger, _words)

@@ -37,6 +37,7 @@ FLOORS = {
     "launcher.tinybase": 3,
     "launcher.train": 3,
     "launcher.cloud": 3,
+    "launcher.sandbox": 3,
     "launcher.run": 4,
     "launcher.check": 4,
     "launcher.runs": 4,

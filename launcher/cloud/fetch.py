@@ -25,7 +25,14 @@ Result = TypeVar("Result")
 
 
 class SourceFailed(Exception):
-    """A source of prices gave no usable answer; the message is the reason, fit for one line of warning."""
+    """A source gave no usable answer; the message is the reason, fit for one line of warning.
+
+    status: the HTTP status where it answered with an error, None where it did not answer so.
+    """
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -38,19 +45,19 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
-def fetch(url: str, *, timeout_s: float, key: str | None = None, body: Any = None) -> bytes:
-    """What the address answers: a GET, or with a body a POST of JSON.
+def fetch(url: str, *, timeout_s: float, key: str | None = None, body: Any = None, method: str | None = None) -> bytes:
+    """What the address answers: a GET, or with a body a POST of JSON, unless another method is named.
 
     Raises:
         SourceFailed: no answer in time, an error status, or more than MOST_BYTES.
     """
     try:
-        with _OPENER.open(_request(url, key, body), timeout=timeout_s) as answer:
+        with _OPENER.open(_request(url, key, body, method), timeout=timeout_s) as answer:
             content: bytes = answer.read(MOST_BYTES + 1)
             missing = answer.length  # of the announced bytes; reading up to a limit does not complain
     except urllib.error.HTTPError as fault:
         fault.close()
-        raise SourceFailed(_STATUS.get(fault.code, f"HTTP {fault.code}")) from None
+        raise SourceFailed(_STATUS.get(fault.code, f"HTTP {fault.code}"), fault.code) from None
     except TimeoutError:
         raise SourceFailed(f"no answer within {timeout_s:g} s") from None
     except urllib.error.URLError as fault:
@@ -67,14 +74,16 @@ def fetch(url: str, *, timeout_s: float, key: str | None = None, body: Any = Non
     return content
 
 
-def fetch_json(url: str, *, timeout_s: float, key: str | None = None, body: Any = None) -> dict[str, Any]:
+def fetch_json(
+    url: str, *, timeout_s: float, key: str | None = None, body: Any = None, method: str | None = None
+) -> dict[str, Any]:
     """The JSON object that the address answers; arguments and errors as for `fetch`.
 
     Raises:
         SourceFailed: also when the answer is no JSON object.
     """
     try:
-        content = json.loads(fetch(url, timeout_s=timeout_s, key=key, body=body))
+        content = json.loads(fetch(url, timeout_s=timeout_s, key=key, body=body, method=method))
     except (ValueError, RecursionError):
         raise SourceFailed("the answer is not JSON") from None
     if not isinstance(content, dict):
@@ -110,7 +119,7 @@ def in_parallel(tasks: Mapping[Name, Callable[[], Result]], timeout_s: float) ->
     return results
 
 
-def _request(url: str, key: str | None, body: Any) -> urllib.request.Request:
+def _request(url: str, key: str | None, body: Any, method: str | None) -> urllib.request.Request:
     headers = {"User-Agent": f"specialist-launcher/{__version__}", "Accept": "application/json, text/csv, */*"}
     data = None
     if body is not None:
@@ -122,6 +131,6 @@ def _request(url: str, key: str | None, body: Any) -> urllib.request.Request:
             raise SourceFailed("the key is not one plain word")
         headers["Authorization"] = f"Bearer {key}"
     try:
-        return urllib.request.Request(url, data, headers)
+        return urllib.request.Request(url, data, headers, method=method)
     except ValueError:
         raise SourceFailed(f"{url!r} is no address") from None

@@ -63,9 +63,10 @@ def _trainer(folder: Path, stock: bool) -> tuple[Any, Any]:
     from launcher.run import create_runs, plan_run
     from launcher.schedule import plan_schedule
     from launcher.train.build import build_trainer
-    from launcher.train.callbacks import Progress, RunCallback
+    from launcher.train.callbacks import RunCallback
     from launcher.train.finetune import build_meter
     from launcher.train.model import load_model, load_tokenizer
+    from launcher.train.progress import Progress
     from launcher.train.tracking import Tracker
 
     spec = load_job(JOB, "tiny")

@@ -20,9 +20,9 @@ from launcher.data.token_count import expected_padded_tokens
 from launcher.job import JobSpec
 from launcher.rundir import RunFolder
 from launcher.schedule import Schedule
-from launcher.train.callbacks import Progress
-from launcher.train.count_tokens import row_lengths
 from launcher.train.measurement import Measured, measured_record, trained_parameters
+from launcher.train.progress import Progress
+from launcher.train.row_lengths import row_lengths
 from launcher.train.tracking import Tracker
 from launcher.train.trainer import ToolCallTrainer
 

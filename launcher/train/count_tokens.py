@@ -10,10 +10,11 @@ from datasets import disable_progress_bars, enable_progress_bars, is_progress_ba
 from trl import SFTTrainer
 
 from launcher.data.prepare import PreparedData
-from launcher.data.token_count import Histogram, RowCounts, histogram
+from launcher.data.token_count import RowCounts
 from launcher.job import JobSpec
 from launcher.train.audit_job import trainer_without_weights
 from launcher.train.mask_rows import IGNORED
+from launcher.train.row_lengths import row_lengths
 
 
 def count_rows(spec: JobSpec, data: PreparedData, source: str) -> RowCounts:
@@ -52,11 +53,6 @@ def rows_of_trainer(trainer: SFTTrainer, source: str) -> RowCounts:
         is_padded=not trainer.padding_free,
         source=source,
     )
-
-
-def row_lengths(trainer: SFTTrainer) -> Histogram:
-    """The tokens of each row of a trainer's dataset."""
-    return histogram(len(tokens) for tokens in trainer.train_dataset["input_ids"])
 
 
 @contextmanager

@@ -26,13 +26,14 @@ from launcher.rundir import RunFolder, RunState, now_iso
 from launcher.schedule import plan_schedule
 from launcher.train.build import build_trainer, fit_micro_batch
 from launcher.train.calibrate import Calibrator
-from launcher.train.callbacks import Meter, Progress, RunCallback
+from launcher.train.callbacks import RunCallback
 from launcher.train.checkpoints import checkpoint_path, checkpoint_step, explained_disk_faults, newest_complete
 from launcher.train.count_tokens import training_rows
 from launcher.train.deadline import deadline_process
 from launcher.train.mask_audit import audit_trainer, check_masks
 from launcher.train.measurement import Measured
 from launcher.train.model import load_model, load_tokenizer
+from launcher.train.progress import Meter, Progress
 from launcher.train.session import run_session
 from launcher.train.tracking import Tracker
 from launcher.train.trainer import ToolCallTrainer

@@ -14,7 +14,7 @@ from launcher.cost.workload import Attention
 from launcher.job import JobSpec
 from launcher.jobparts import OWN_STACK
 from launcher.rundir import RunFolder
-from launcher.train.count_tokens import row_lengths
+from launcher.train.row_lengths import row_lengths
 from launcher.train.session import device_name
 from launcher.train.trainer import ToolCallTrainer
 from launcher.train.worst_case import WorstCase

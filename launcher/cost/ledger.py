@@ -1,7 +1,8 @@
 """The ledger: an append-only record of everything that costs money, one JSON object a line, locked and fsynced.
 
-A line is never changed. `intent` is written before a thing exists, `confirmed_gone` after its provider said so; what
-has an intent and no `confirmed_gone` is taken to be still spending. Local runs have the provider `local`.
+The lines are `launcher.cost.ledger_entry`, what they say about a rental is `launcher.cost.rental`. A line is never
+changed. `intent` is written before a thing exists, `confirmed_gone` after its provider said so; what has an intent and
+no `confirmed_gone` is taken to be still spending. Local runs have the provider `local`.
 """
 
 from __future__ import annotations
@@ -12,124 +13,24 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from enum import StrEnum
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from launcher.cost.ledger_entry import LOCAL, LedgerEntry, LedgerEvent
+from launcher.cost.rental import SECONDS_PER_HOUR as SECONDS_PER_HOUR
+from launcher.cost.rental import Rental, Spend
 from launcher.errors import BadInput, LauncherError
 
-LOCAL = "local"
 LOCK_TIMEOUT_S = 30.0
-SECONDS_PER_HOUR = 3600.0
 # Appended to a line that a crash cut off: the line stays as it is, and no reader takes it for a damaged one.
 TORN_MARK = b" #torn"
 
 _log = logging.getLogger(__name__)
-
-
-class LedgerEvent(StrEnum):
-    """What happened to a rental."""
-
-    INTENT = "intent"
-    STARTED = "started"
-    HEARTBEAT = "heartbeat"
-    STOPPED = "stopped"
-    CONFIRMED_GONE = "confirmed_gone"
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """One line. Times are seconds since the epoch; `usd` is what this rental has cost up to `at`, None: not stated.
-
-    `rental` names one thing that is paid for; a run that is resumed or moved has several. `offer` is what was rented,
-    or the host. `deadline_at` is when it must be gone.
-    """
-
-    at: float
-    event: LedgerEvent
-    run_id: str
-    group: str
-    provider: str
-    rental: str
-    usd_per_hour: float | None
-    max_usd: float | None = None
-    deadline_at: float | None = None
-    usd: float | None = None
-    note: str = ""
-    offer: str = ""
-
-    def later(self, event: LedgerEvent, usd: float | None = None, note: str = "") -> LedgerEntry:
-        """The next line of the same rental, as of now."""
-        return replace(self, at=time.time(), event=event, usd=usd, note=note)
-
-    def faults(self) -> list[str]:
-        """What is wrong with it, one line each. A price that is unknown or zero is refused: it would read as free."""
-        names = ("run_id", "group", "provider", "rental", "note", "offer")
-        found = [f"{name}: {getattr(self, name)!r}: a text is needed" for name in names if not self._is_text(name)]
-        if not _is_number(self.at):
-            found.append(f"at: {self.at}: seconds since the epoch are needed")
-        for name in ("usd_per_hour", "max_usd", "deadline_at"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value > 0):
-                found.append(f"{name}: {value}: a positive, finite number is needed")
-        if self.usd is not None and not (_is_number(self.usd) and self.usd >= 0):
-            found.append(f"usd: {self.usd}: a finite number of 0 or more is needed")
-        if self.usd_per_hour is None and self.provider != LOCAL:
-            found.append(f"usd_per_hour: {self.provider}: a rental without a known price is refused")
-        return found
-
-    def _is_text(self, name: str) -> bool:
-        value = getattr(self, name)
-        return isinstance(value, str) and (bool(value) or name in ("note", "offer"))
-
-
-@dataclass(frozen=True)
-class Rental:
-    """All lines of one rental, as its first and its newest line and what they say about its cost."""
-
-    first: LedgerEntry
-    newest: LedgerEntry
-    stated_usd: float | None
-
-    @property
-    def is_open(self) -> bool:
-        """Not confirmed gone, so taken to be still spending."""
-        return self.newest.event != LedgerEvent.CONFIRMED_GONE
-
-    def usd(self, now: float) -> float | None:
-        """What it has cost by `now`; None where that is not known.
-
-        What is open at a provider spends until now, whatever was heard of it last. A local process that ended without
-        a word cost nobody a bill, and until when it ran is not known.
-        """
-        if not self.is_open and self.stated_usd is not None:
-            return self.stated_usd
-        price = self.newest.usd_per_hour
-        if price is None or (self.is_open and self.newest.provider == LOCAL):
-            return self.stated_usd
-        end = max(now, self.newest.at) if self.is_open else self.newest.at
-        return max(self.stated_usd or 0.0, price * (end - self.first.at) / SECONDS_PER_HOUR)
-
-    def is_overdue(self, now: float) -> bool:
-        """Still there after its deadline, or after its cap was spent."""
-        deadline, cap, usd = self.newest.deadline_at, self.newest.max_usd, self.usd(now)
-        return self.is_open and (
-            (deadline is not None and now > deadline) or (cap is not None and usd is not None and usd > cap)
-        )
-
-
-@dataclass(frozen=True)
-class Spend:
-    """A sum, and the rentals that are not in it because what they cost is not known."""
-
-    usd: float
-    unknown: tuple[str, ...]
 
 
 def launcher_home() -> Path:
@@ -137,9 +38,19 @@ def launcher_home() -> Path:
     return Path(os.environ.get("LAUNCHER_HOME") or Path.home() / ".launcher")
 
 
+def in_sandbox() -> bool:
+    """Whether commands talk to the emulated clouds of `launcher sandbox`: `$LAUNCHER_SANDBOX` is 1."""
+    return os.environ.get("LAUNCHER_SANDBOX") == "1"
+
+
+def state_folder() -> Path:
+    """Where the ledger, and what is watched by it, lie; the sandbox has a folder of its own."""
+    return launcher_home() / "sandbox" if in_sandbox() else launcher_home()
+
+
 def default_ledger() -> Ledger:
-    """The one ledger of this user."""
-    return Ledger(launcher_home() / "ledger.jsonl")
+    """The one ledger of this user, or that of the sandbox."""
+    return Ledger(state_folder() / "ledger.jsonl")
 
 
 class Ledger:
@@ -216,8 +127,7 @@ class Ledger:
         found: dict[str, Rental] = {}
         for entry in self.entries():
             known = found.get(entry.rental)
-            first, stated = (known.first, known.stated_usd) if known else (entry, None)
-            found[entry.rental] = Rental(first, entry, stated if entry.usd is None else entry.usd)
+            found[entry.rental] = known.with_line(entry) if known else Rental.beginning(entry)
         return list(found.values())
 
     def open_rentals(self) -> list[LedgerEntry]:
@@ -269,10 +179,6 @@ def _parse(line: bytes) -> LedgerEntry:
     if faults:
         raise ValueError(faults[0])
     return entry
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _end_of_torn_line(file: io.FileIO) -> bytes:

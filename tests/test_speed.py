@@ -260,3 +260,8 @@ def test_an_architecture_left_empty_is_looked_up_by_name() -> None:
 def test_a_case_that_cannot_be_scored_is_refused(changes: dict) -> None:
     with pytest.raises(BadInput):
         score_case(case(**changes))
+
+
+def test_a_slow_machine_is_never_shown_as_standing_still() -> None:
+    scored = score_case({**PUBLISHED[3], "seq_len": 1, "micro_batch": 1})
+    assert 0 < scored["low"] <= scored["tokens_per_second_per_gpu"] <= scored["high"]

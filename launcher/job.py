@@ -31,6 +31,7 @@ from launcher.jobparts import (
     Tiers,
     TrackingSpec,
     TrainSpec,
+    Trust,
     consistent_targets,
     refuse,
 )
@@ -92,6 +93,17 @@ class JobSpec(Section):
             conflicts.append(f"resources.usd_per_hour: {price:g} is above budget.max_usd_per_hour {ceiling:g}")
         refuse(conflicts)
         return self
+
+    @property
+    def trust(self) -> Trust:
+        """Which hosts may see this job's data: as written; by default `datacenter` for data of one's own.
+
+        Own data is every `data.source` that is not `builtin:`. What is built in is public, so `verified` does there:
+        the keys that a run carries still have to be kept from a host nobody knows.
+        """
+        if self.resources.trust is not None:
+            return self.resources.trust
+        return "verified" if self.data.source.startswith("builtin:") else "datacenter"
 
     def system_prompt_text(self) -> str | None:
         """The system prompt as trained on, whole or its first sentence; None: the job has none of its own."""

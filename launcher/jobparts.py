@@ -248,10 +248,16 @@ class EvaluateSpec(Section):
 
 
 Provider = Literal["vast", "lambda", "runpod"]
+Trust = Literal["any", "verified", "datacenter"]
 
 
 class ResourcesSpec(Section):
-    """The machine. `usd_per_hour`: its price, given by hand where nothing is rented, so that spend is metered."""
+    """The machine. `usd_per_hour`: its price, given by hand where nothing is rented, so that spend is metered.
+
+    Whoever owns a host can read what runs on it. `trust`: `any` host, hosts that their marketplace has `verified`, or
+    those in a `datacenter` only; None: as `JobSpec.trust` says. `regions`: as providers spell them, None: everywhere.
+    `min_reliability`: share of the time that a host was up; a host whose figure is unknown does not pass.
+    """
 
     gpu_memory: Gib | None = None
     gpus: Annotated[int, Field(ge=1, le=64)] = 1
@@ -260,6 +266,9 @@ class ResourcesSpec(Section):
     )
     spot: bool = False
     usd_per_hour: Usd | None = None
+    trust: Trust | None = None
+    regions: Names | None = None
+    min_reliability: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _spot_exists(self) -> Self:

@@ -134,6 +134,10 @@ budget: {max_usd: 15}
         ({"train": {"global_batch": 17}}, "train.global_batch: 17; batch 4 x accumulation 4 is 16"),
         ({"resources": {"spot": True, "providers": ["lambda"]}}, "resources.spot: true; lambda has no spot instances"),
         ({"resources": {"providers": ["aws"]}}, "resources.providers.0: 'aws': one of vast, lambda, runpod is needed"),
+        ({"resources": {"trust": "friends"}}, "resources.trust: 'friends': one of any, verified, datacenter is needed"),
+        ({"resources": {"regions": []}}, "resources.regions: a list: at least one entry is needed"),
+        ({"resources": {"min_reliability": 99}}, "resources.min_reliability: 99: should be less than or equal to 1"),
+        ({"resources": {"min_reliability": math.nan}}, "resources.min_reliability: nan: a finite number is needed"),
     ],
 )  # fmt: skip
 def test_a_fault_names_file_field_value_and_remedy(write: Callable[..., Path], changes: dict, expected: str) -> None:
@@ -141,6 +145,28 @@ def test_a_fault_names_file_field_value_and_remedy(write: Callable[..., Path], c
     where = fault.split(": ", 1)[0]
     assert where in ("job.yaml", "nowhere.txt")
     assert fault.removeprefix(f"{where}: ").startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "written", "trust"),
+    [
+        ("builtin:specialists", None, "verified"),
+        ("mine.jsonl", None, "datacenter"),
+        ("mine.jsonl", "any", "any"),
+        ("builtin:specialists", "datacenter", "datacenter"),
+    ],
+)
+def test_own_data_goes_to_datacenters_unless_the_job_says_otherwise(
+    write: Callable[..., Path], source: str, written: str | None, trust: str
+) -> None:
+    spec = load_job(write({"data": {"source": source}, "resources": {"trust": written}}))
+    assert spec.trust == trust
+    assert JobSpec.from_resolved(json.loads(json.dumps(spec.resolved()))).trust == trust
+
+
+def test_a_job_narrows_its_hosts(write: Callable[..., Path]) -> None:
+    resources = load_job(write({"resources": {"regions": ["EU", "US"], "min_reliability": 0.98}})).resources
+    assert (resources.regions, resources.min_reliability) == (("EU", "US"), 0.98)
 
 
 def test_all_faults_come_at_once(write: Callable[..., Path]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 12
 CARDS_SHOWN = 24
 FILE_WIDTH = 200  # of a table in a file or a pipe: nothing is cut off
+WIDE_TERMINAL = 150  # columns; below, what each plan has over the first is left out
 ONE_MACHINE = "one machine"
 OptionalJobs = Annotated[list[Path] | None, typer.Argument(metavar="JOB...", help="Job files, planned together.")]
 
@@ -165,17 +166,23 @@ def _print_plans(console: Console, plans: Sequence[Plan], every: bool, most: int
         return
     shown = plans if every else plans[:most]
     has_shapes = any(plan.shape.describe(len(plan.fits)) != ONE_MACHINE for plan in shown)
-    columns = [column for column in COLUMNS if has_shapes or column.name != "shape"]
+    left_out = {"shape"} if not has_shapes else set()
+    left_out |= {"why"} if console.width < WIDE_TERMINAL else set()
+    columns = [column for column in COLUMNS if column.name not in left_out]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("#", justify="right")
+    table.add_column("#", justify="right", no_wrap=True)
     for column in columns:
-        table.add_column(column.name, justify=column.justify)
+        table.add_column(
+            column.name, justify=column.justify, no_wrap=column.justify == "right" or not column.wraps, min_width=9
+        )
     for number, plan in enumerate(shown, start=1):
         table.add_row(str(number), *(column.cell(plan) for column in columns))
     console.print(table)
     if len(shown) < len(plans):
         console.print(f"  and {len(plans) - len(shown)} more (--all)")
-    _lines(console, [f"plan 1: {line}" for line in (*plans[0].changes, *plans[0].conditions)])
+    best = plans[0]
+    why = [best.why] if "why" in left_out else []
+    _lines(console, [f"plan 1: {line}" for line in (*why, *best.changes, *best.conditions)])
 
 
 def _print_why_not(console: Console, lines: Sequence[str]) -> None:
@@ -191,11 +198,12 @@ class Column:
     name: str
     cell: Callable[[Plan], str]
     justify: Literal["left", "right"] = "right"
+    wraps: bool = True  # a figure never does
 
 
 def _peak(plan: Plan) -> str:
     memory = plan.tightest.memory
-    return f"{memory.expected_gib:.1f} to {memory.high_gib:.1f} of {plan.usable_gib:.1f}"
+    return f"{memory.expected_gib:.1f}–{memory.high_gib:.1f}/{plan.usable_gib:.1f}"
 
 
 def _three(quantiles: Quantiles) -> str:
@@ -203,12 +211,12 @@ def _three(quantiles: Quantiles) -> str:
 
 
 COLUMNS = (
-    Column("offer", lambda plan: _machine(plan), "left"),
+    Column("offer", lambda plan: _machine(plan), "left", wraps=False),
     Column("usd/h", lambda plan: f"{plan.offer.usd_per_hour:.2f}"),
     Column("shape", lambda plan: plan.shape.describe(len(plan.fits)), "left"),
-    Column("peak GiB", _peak),
-    Column("hours p10 p50 p90", lambda plan: _three(plan.hours)),
-    Column("usd p10 p50 p90", lambda plan: _three(plan.usd)),
+    Column("GiB: peak,\nup to/usable", _peak),
+    Column("hours\np10  p50  p90", lambda plan: _three(plan.hours)),
+    Column("usd\np10  p50  p90", lambda plan: _three(plan.usd)),
     Column("at most", lambda plan: f"{plan.worst_case_usd:.2f}"),
     Column("why", lambda plan: plan.why, "left"),
 )

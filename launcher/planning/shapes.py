@@ -37,7 +37,7 @@ class Shape:
         if self.nodes_per_job > 1:
             return f"{self.nodes_per_job} machines for one job{share}"
         if jobs == 1:
-            return f"one machine{share}"
+            return share.removeprefix(", ") or "one machine"
         if self.machines > 1:
             return f"{self.machines} machines, a job each{share}"
         if self.at_once == 1:

@@ -198,7 +198,6 @@ class Column:
     name: str
     cell: Callable[[Plan], str]
     justify: Literal["left", "right"] = "right"
-    wraps: bool = True  # a figure never does
 
 
 def _peak(plan: Plan) -> str:
@@ -211,7 +210,7 @@ def _three(quantiles: Quantiles) -> str:
 
 
 COLUMNS = (
-    Column("offer", lambda plan: _machine(plan), "left", wraps=False),
+    Column("offer", lambda plan: _machine(plan), "left"),
     Column("usd/h", lambda plan: f"{plan.offer.usd_per_hour:.2f}"),
     Column("shape", lambda plan: plan.shape.describe(len(plan.fits)), "left"),
     Column("GiB: peak,\nup to/usable", _peak),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from launcher import __version__
-from launcher.cli import business, data, fit, jobs, offers, plan, runs
+from launcher.cli import account, business, data, fit, jobs, offers, plan, runs
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ offers.add_commands(app)
 fit.add_commands(app)
 plan.add_commands(app)
 business.add_commands(app)
+account.add_commands(app)
 app.add_typer(data.app, name="data")
 
 

@@ -172,9 +172,7 @@ def _print_plans(console: Console, plans: Sequence[Plan], every: bool, most: int
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("#", justify="right", no_wrap=True)
     for column in columns:
-        table.add_column(
-            column.name, justify=column.justify, no_wrap=column.justify == "right" or not column.wraps, min_width=9
-        )
+        table.add_column(column.name, justify=column.justify, no_wrap=column.justify == "right")
     for number, plan in enumerate(shown, start=1):
         table.add_row(str(number), *(column.cell(plan) for column in columns))
     console.print(table)

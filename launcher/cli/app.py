@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from launcher import __version__
-from launcher.cli import account, business, data, fit, jobs, offers, plan, runs
+from launcher.cli import account, business, data, fit, jobs, offers, plan, runs, sandbox
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ plan.add_commands(app)
 business.add_commands(app)
 account.add_commands(app)
 app.add_typer(data.app, name="data")
+app.add_typer(sandbox.app, name="sandbox")
 
 
 def _print_version(wanted: bool) -> None:

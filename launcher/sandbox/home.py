@@ -42,8 +42,7 @@ _UNSET = (
     "SKYPILOT_PROJECT_CONFIG",
     "SKY_RUNTIME_DIR",
 )
-# What a program must not inherit that is to reach the world outside (pip, uv, apt).
-SANDBOX_ONLY = ("LAUNCHER_SANDBOX", "LAUNCHER_SANDBOX_URL", "PYTHONPATH", "no_proxy", "NO_PROXY")
+_SANDBOX_ONLY = ("LAUNCHER_SANDBOX", "LAUNCHER_SANDBOX_URL", "PYTHONPATH", "no_proxy", "NO_PROXY")
 
 
 def prepare_home(home: Path, redirection: Path, wheels: Path) -> None:
@@ -98,6 +97,11 @@ def as_environment(variables: Mapping[str, str | None]) -> dict[str, str]:
     """This process's environment with the variables put into it, for a program to be started."""
     merged: dict[str, str | None] = {**os.environ, **variables}
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def outside_environment() -> dict[str, str]:
+    """This process's environment without the sandbox it may be in: for what must reach the world (pip, uv, apt)."""
+    return {name: value for name, value in os.environ.items() if name not in _SANDBOX_ONLY}
 
 
 def _first(folder: str, variable: str) -> str:

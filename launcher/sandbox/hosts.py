@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -31,9 +31,13 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass
 class _Host:
+    """`lock`: held while the host is set up or taken down. `is_wanted`: it may be ended while it is set up."""
+
     number: int
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    is_wanted: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def is_alive(self) -> bool:
@@ -68,9 +72,12 @@ class LocalHosts:
         address = self._network.address(host.number)
         port = 22 if request.user != "root" else FIRST_MAPPED_PORT + host.number
         try:
-            self._write_config(host, request, port)
-            self._network.plug_in(host.number)
-            self._start(host, request)
+            with host.lock:
+                if not host.is_wanted:
+                    raise HostFailed("the host was ended before it was started")
+                self._write_config(host, request, port)
+                self._network.plug_in(host.number)
+                self._start(host, request)
             self._await_ssh(host, address, port)
         except (CommandFailed, OSError) as fault:
             self.destroy(instance_id)
@@ -82,14 +89,16 @@ class LocalHosts:
 
     def destroy(self, instance_id: str) -> None:
         """End every process of the host and remove its network and its disk. One that does not exist is no fault."""
-        with self._lock:
-            host = self._hosts.pop(instance_id, None)
+        host = self._hosts.get(instance_id)
         if host is None:
             return
-        if host.process is not None:
-            end_host(host.process)
-        self._network.unplug(host.number)
-        shutil.rmtree(host.folder, ignore_errors=True)
+        host.is_wanted = False
+        with host.lock:
+            if host.process is not None:
+                end_host(host.process)
+            self._network.unplug(host.number)
+            shutil.rmtree(host.folder, ignore_errors=True)
+        self._hosts.pop(instance_id, None)  # only now: its number may be used again
 
     def is_alive(self, instance_id: str) -> bool:
         """Whether its first process runs."""
@@ -103,6 +112,18 @@ class LocalHosts:
             return False
         self._network.cut(host.number)
         return True
+
+    def announce_end(self, instance_id: str) -> None:
+        """Tell the host's programs that it will be taken away: SIGTERM to all but its first and its SSH server."""
+        host = self._hosts.get(instance_id)
+        if host is None or host.process is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(host.process.pid).children()
+            for process in [each for one in first for each in one.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.name() != "sshd":
+                        process.terminate()
 
     def destroy_all(self) -> None:
         """Take every host away."""

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from launcher.errors import LauncherError
-from launcher.sandbox.home import SANDBOX_ONLY
+from launcher.sandbox.home import outside_environment
 
 SKYPILOT_EXTRAS = "remote,lambda,runpod,vast"
 # Left to themselves, packages of the hosts would be newer, or older, than those that this side talks with.
@@ -98,7 +98,7 @@ def _build_wheel(wheels: Path, say: Callable[[str], None]) -> None:
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
             [sys.executable, "-c", _BUILD_WHEEL],
-            env=_real_environment() | {"HOME": home},
+            env=outside_environment() | {"HOME": home},
             capture_output=True,
             text=True,
         )
@@ -117,7 +117,7 @@ def _build_tree(image: Image, recipe: dict[str, str], log: Path, say: Callable[[
         (p for p in (sources.get("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt") if p and Path(p).exists()),
         os.devnull,
     )
-    environment = _real_environment() | sources | recipe
+    environment = outside_environment() | sources | recipe
     environment |= {
         "ROOT": str(image.root),
         "UV": str(Path(sys.prefix) / "bin" / "uv"),
@@ -143,15 +143,10 @@ def _build_tree(image: Image, recipe: dict[str, str], log: Path, say: Callable[[
         raise ImageFailed(f"sandbox: the image was not built: {last} (all of it in {log})")
 
 
-def _real_environment() -> dict[str, str]:
-    """The environment without a sandbox that this shell may be in: packages come from outside."""
-    return {name: value for name, value in os.environ.items() if name not in SANDBOX_ONLY}
-
-
 def _package_sources() -> tuple[dict[str, str], list[str]]:
-    """What pip of this environment is configured with, in uv's words; and the folders of it that lie on this machine."""
+    """What pip is configured with, in uv's words; and the folders of it that lie on this machine."""
     command = [sys.executable, "-m", "pip", "config", "list"]
-    shown = subprocess.run(command, env=_real_environment(), capture_output=True, text=True, check=False).stdout
+    shown = subprocess.run(command, env=outside_environment(), capture_output=True, text=True, check=False).stdout
     pip = dict(re.findall(r"^(?:global|:env:|install)\.([\w-]+)='(.*)'$", shown, re.MULTILINE))
     words = {key: value.replace("\\n", " ").split() for key, value in pip.items()}
     uv = {
@@ -161,6 +156,8 @@ def _package_sources() -> tuple[dict[str, str], list[str]]:
         "SSL_CERT_FILE": " ".join(words.get("cert", [])),
         "UV_INDEX_STRATEGY": "unsafe-best-match",  # as make setup: the wanted version wherever it is
     }
-    places = [urlsplit(place).path for key in ("index-url", "extra-index-url", "find-links") for place in words.get(key, [])
-              if place.startswith(("file:", "/"))]  # fmt: skip
-    return {name: value for name, value in uv.items() if value}, [place for place in places if Path(place).is_dir()]
+    places = [*words.get("index-url", []), *words.get("extra-index-url", []), *words.get("find-links", [])]
+    local = [Path(urlsplit(place).path) for place in places if place.startswith(("file:", "/"))]
+    # An index of files is a folder `simple` whose pages point to files beside it.
+    local = [path.parent if path.name == "simple" else path for path in local]
+    return {name: value for name, value in uv.items() if value}, [str(path) for path in local if path.is_dir()]

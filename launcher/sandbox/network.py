@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from launcher.errors import LauncherError
 
 LAST_HOST = 250
+PORT = 8777
 
 
 class CommandFailed(LauncherError):
@@ -46,6 +47,11 @@ class Network:
     @property
     def gateway(self) -> str:
         return self.address(1)
+
+    @property
+    def url(self) -> str:
+        """Where the cloud answers, for this machine and for hosts."""
+        return f"http://{self.gateway}:{PORT}"
 
     def address(self, host: int) -> str:
         """Where a host is reached."""

@@ -28,7 +28,7 @@ def module_constants(url: str) -> dict[str, dict[str, Any]]:
         "sky.provision.lambda_cloud.lambda_utils": {"API_ENDPOINT": f"{url}/lambda/api/v1"},
         "sky.adaptors.runpod": {"_REST_BASE": f"{url}/runpod/v1"},
         # Asked before SkyPilot believes that a silent cluster is dead.
-        "sky.backends.backend_utils": {"_TEST_IP_LIST": [f"{url}/control/ping"]},
+        "sky.backends.backend_utils": {"_TEST_IP_LIST": [f"{url}/ctl/ping"]},
     }
 
 

@@ -53,13 +53,14 @@ for path in $LOCAL_SOURCES; do
     mkdir -p "$ROOT$path"
     mount --bind "$path" "$ROOT$path"
 done
-export UV_LINK_MODE=copy UV_NO_CACHE=1 UV_HTTP_TIMEOUT=180 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+unset PYTHONDONTWRITEBYTECODE
+export UV_LINK_MODE=copy UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=180 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 as() { # as USER COMMAND...: in the image, with the package sources of this side
     local user=$1 home
     shift
     home=$(inside sh -c "echo ~$user")
-    inside setpriv --reuid="$user" --regid="$user" --init-groups env HOME="$home" PATH="$home/.local/bin:/usr/bin:/bin" \
-        --chdir="$home" "$@"
+    inside setpriv --reuid="$user" --regid="$user" --init-groups \
+        env --chdir="$home" HOME="$home" PATH="$home/.local/bin:/usr/bin:/bin" "$@"
 }
 
 say "SkyPilot's runtime"
@@ -80,8 +81,6 @@ inside chown -R ubuntu:ubuntu /home/ubuntu/.sky
 as ubuntu uv pip install --quiet --offline --no-deps --reinstall --python skypilot-runtime/bin/python ".sky/wheels/$wheel"
 ln -sfn /home/ubuntu/skypilot-runtime "$ROOT/root/skypilot-runtime"
 
-say "bytecode"
-as ubuntu skypilot-runtime/bin/python -m compileall -q -j 2 skypilot-runtime/lib >/dev/null 2>&1 || true # some files are templates
 mkdir -p "$ROOT/etc/uv"
 echo 'offline = true' >"$ROOT/etc/uv/uv.toml"
 rm -f "$ROOT.bootstrapped"

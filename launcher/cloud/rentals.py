@@ -29,11 +29,14 @@ Result = TypeVar("Result")
 
 
 class ProviderFailed(LauncherError):
-    """A provider did not answer a question. It never means that nothing is rented there."""
+    """A provider did not answer a question. It never means that nothing is rented there.
 
-    def __init__(self, provider: str, reason: str) -> None:
+    status: the HTTP status where it answered with an error, None where it did not answer so.
+    """
+
+    def __init__(self, provider: str, reason: str, status: int | None = None) -> None:
         super().__init__(f"{provider}: {reason}")
-        self.provider, self.reason = provider, reason
+        self.provider, self.reason, self.status = provider, reason, status
 
 
 class Clouds(Protocol):
@@ -135,7 +138,7 @@ def way_out(provider: str, instance_id: str) -> str:
 def _call(provider: Provider, ask: Callable[[str, str, float], Result]) -> Result:
     """The answer, asked for again after growing pauses where the provider is overrun or failing."""
     try:
-        key, url = _access(provider)
+        key, url = access(provider)
         question = partial(ask, key, url, TIMEOUT_S)
         for pause_s in RETRY_PAUSES_S:
             try:
@@ -146,11 +149,15 @@ def _call(provider: Provider, ask: Callable[[str, str, float], Result]) -> Resul
             time.sleep(pause_s)
         return _within_time(question)
     except SourceFailed as fault:
-        raise ProviderFailed(provider, str(fault)) from None
+        raise ProviderFailed(provider, str(fault), fault.status) from None
 
 
-def _access(provider: Provider) -> tuple[str, str]:
-    """Key and address. In the sandbox no real key is used and no real provider is reached."""
+def access(provider: Provider) -> tuple[str, str]:
+    """Key and address. In the sandbox no real key is used and no real provider is reached.
+
+    Raises:
+        SourceFailed: there is no key, or the sandbox is not up.
+    """
     stated = os.environ.get(f"LAUNCHER_{provider.upper()}_URL")
     if in_sandbox():
         return SANDBOX_KEY, (stated or sandbox_url(provider)).rstrip("/")

@@ -64,7 +64,7 @@ class LedgerEntry:
     def faults(self) -> list[str]:
         """What is wrong with it, one line each. A price that is unknown or zero is refused: it would read as free.
 
-        A machine that was found at a provider is recorded whatever it costs.
+        A machine that was found at a provider, and the end of a rental, are recorded whatever they cost.
         """
         required = ("run_id", "group", "provider", "rental")
         optional = ("note", "offer", "price_source", "instance_id")
@@ -84,7 +84,8 @@ class LedgerEntry:
             found.append(f"usd: {self.usd}: a finite number of 0 or more is needed")
         if type(self.machines) is not int or self.machines < 1:
             found.append(f"machines: {self.machines}: a whole number of 1 or more is needed")
-        if self.usd_per_hour is None and self.provider != LOCAL and not self.instance_id:
+        is_record = bool(self.instance_id) or self.event == LedgerEvent.CONFIRMED_GONE
+        if self.usd_per_hour is None and self.provider != LOCAL and not is_record:
             found.append(f"usd_per_hour: {self.provider}: a rental without a known price is refused")
         return found
 

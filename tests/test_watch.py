@@ -1,0 +1,375 @@
+"""The watcher: whatever happens between, nothing of ours stays rented, and the ledger is never below the bill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from launcher.cloud.rented import MachineStatus
+from launcher.cost.ledger import Ledger, LedgerEntry, LedgerEvent, Rental
+from launcher.reconcile import Observer, rental_of
+from launcher.teardown import TeardownUnconfirmed, look_again, tear_down
+from launcher.watch import watch_once
+from tests.fake_clouds import HOUR_S, FakeClouds
+
+NAME = "launcher-g-1"
+HEAD = "launcher-g-1-3fa2c1d0-head"
+
+
+class Scene:
+    """A ledger, clouds on a clock of their own, and an observer between them."""
+
+    def __init__(self, folder: Path, clouds: FakeClouds | None = None) -> None:
+        self.clouds = clouds or FakeClouds()
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.observer = Observer(self.ledger, self.clouds, self.clouds.clock)
+
+    def intend(self, name: str = NAME, hours: float = 2.0, **changes: object) -> None:
+        now = self.clouds.time_s
+        fields = {"run_id": "veran-1", "group": "g", "provider": "vast", "usd_per_hour": 0.5, "max_usd": 50.0}
+        fields |= {"deadline_at": now + hours * HOUR_S, "offer": "1x RTX 4090", "price_source": "live"}
+        self.ledger.append(LedgerEntry(at=now, event=LedgerEvent.INTENT, rental=name, **(fields | changes)))  # type: ignore[arg-type]
+
+    def rental(self, name: str = NAME) -> Rental:
+        return next(rental for rental in self.ledger.rentals() if rental.name == name)
+
+    def usd(self, name: str = NAME) -> float | None:
+        return self.rental(name).usd(self.clouds.time_s)
+
+    def notes(self) -> str:
+        return " | ".join(entry.note for entry in self.ledger.entries())
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+# --- what the lists tell the ledger ----------------------------------------------------------------------------------
+
+
+def test_a_machine_is_paid_for_from_the_last_list_that_did_not_have_it(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.wait(40)
+    scene.observer.look("vast")
+    before = scene.clouds.time_s
+    scene.clouds.wait(0.5)
+    host = scene.clouds.rent(HEAD)
+    scene.clouds.wait(0.25)
+    scene.observer.look("vast")
+    [machine] = scene.rental().present
+    assert before - 0.25 <= machine.since <= host.created_at and machine.since > before - 2
+    assert machine.usd_per_hour == 0.5 and machine.price_source == "vast's list"
+
+
+def test_the_price_that_counts_is_the_one_the_provider_charges(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.rent(HEAD, usd_per_hour=28.0)
+    scene.observer.look("vast")
+    scene.clouds.wait(HOUR_S)
+    assert scene.usd() == pytest.approx(28.0, rel=0.01)
+
+
+def test_a_price_that_the_list_does_not_tell_is_the_planned_one(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.rent(HEAD, usd_per_hour=None)
+    scene.observer.look("vast")
+    assert scene.rental().present[0].price_source == "live"
+    scene.clouds.wait(HOUR_S)
+    assert scene.usd() == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_creation_time_that_the_provider_tells_moves_the_start_back(scene: Scene) -> None:
+    scene.intend()
+    scene.observer.look("vast")
+    host = scene.clouds.rent(HEAD, late_s=30.0)
+    host.tells_creation = True
+    for _ in range(40):
+        scene.clouds.wait(1.0)
+        scene.observer.look("vast")
+    assert scene.rental().present[0].since == host.created_at
+
+
+def test_machines_belong_to_the_longest_name_that_fits(scene: Scene) -> None:
+    for name in ("launcher-g-1", "launcher-g-10", "launcher-g-1-2"):
+        scene.intend(name)
+    owners = {
+        name: rental_of(name, scene.ledger.rentals()) for name in (HEAD, "launcher-g-10-aa-head", "launcher-g-1-2-h")
+    }
+    assert [rental and rental.name for rental in owners.values()] == ["launcher-g-1", "launcher-g-10", "launcher-g-1-2"]
+    assert rental_of("launcher-g-2-aa-head", scene.ledger.rentals()) is None
+
+
+def test_a_machine_that_vanished_is_lost_and_costs_no_more(scene: Scene) -> None:
+    scene.intend()
+    host = scene.clouds.rent(HEAD)
+    watch_once(scene.observer)
+    scene.clouds.wait(HOUR_S)
+    scene.clouds.end(host)
+    done = watch_once(scene.observer)
+    assert any("lost" in line for line in done.wrong) and "lost" in scene.notes()
+    cost = scene.usd()
+    scene.clouds.wait(HOUR_S)
+    assert cost == scene.usd() == pytest.approx(0.5, rel=0.01)
+    assert scene.rental().is_open  # whoever launched it may create another one under its intent
+
+
+def test_an_error_is_never_read_as_nothing_rented(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.rent(HEAD)
+    watch_once(scene.observer)
+    before = scene.ledger.entries()
+    scene.clouds.failing.add("vast")
+    scene.clouds.wait(60)
+    done = watch_once(scene.observer)
+    assert done.failures == {"vast": "HTTP 503"} and not done.is_idle
+    assert scene.ledger.entries() == before and len(scene.rental().present) == 1
+
+
+def test_a_list_that_was_asked_for_before_says_nothing_about_what_came_after(scene: Scene) -> None:
+    """Another process saw the machine first while this one waited for a list that did not have it yet."""
+    scene.intend()
+    other = Observer(scene.ledger, scene.clouds, scene.clouds.clock)
+    real, scene.clouds.latency_s = scene.clouds.machines, 0.0
+
+    def slow(provider: str) -> list[object]:
+        listed = real(provider)  # type: ignore[arg-type]
+        scene.clouds.machines = real  # type: ignore[method-assign]
+        scene.clouds.wait(0.5)
+        scene.clouds.rent(HEAD)
+        other.look("vast")
+        return listed
+
+    scene.clouds.machines = slow  # type: ignore[method-assign, assignment]
+    scene.observer.look("vast")
+    assert len(scene.rental().present) == 1 and "lost" not in scene.notes()
+
+
+def test_a_machine_that_is_not_ours_is_left_alone(scene: Scene) -> None:
+    scene.clouds.rent("my-notebook")
+    done = watch_once(scene.observer)
+    assert done.is_idle and len(scene.clouds.there("my-")) == 1 and scene.ledger.entries() == []
+
+
+# --- what is ended ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_overdue_is_ended_and_confirmed(scene: Scene) -> None:
+    scene.intend(hours=1.0)
+    host = scene.clouds.rent(HEAD)
+    watch_once(scene.observer)
+    scene.clouds.wait(HOUR_S)
+    done = watch_once(scene.observer)
+    assert [rental.name for rental in done.ended] == [NAME] and done.is_idle
+    assert host.ended_at is not None and not scene.rental().is_open
+    assert scene.usd() == pytest.approx(0.5, rel=0.01)
+
+
+def test_what_has_spent_its_cap_is_ended_before_its_deadline(scene: Scene) -> None:
+    scene.intend(hours=100.0, max_usd=3.0)
+    scene.clouds.rent(HEAD, usd_per_hour=28.0)
+    watch_once(scene.observer)
+    assert scene.clouds.there()
+    scene.clouds.wait(0.12 * HOUR_S)
+    watch_once(scene.observer)
+    assert not scene.clouds.there()
+
+
+def test_an_unknown_machine_is_ended_and_stands_in_the_ledger(scene: Scene) -> None:
+    scene.clouds.rent("launcher-elsewhere-1-head", usd_per_hour=1.5)
+    scene.clouds.rent("launcher-elsewhere-2-head", "lambda", usd_per_hour=None)
+    done = watch_once(scene.observer)
+    assert len(done.ended) == 2 and not scene.clouds.there()
+    assert scene.usd("launcher-elsewhere-1-head") is not None
+    assert scene.usd("launcher-elsewhere-2-head") is None  # its price is not known, so neither is its cost
+    assert watch_once(scene.observer).ended == ()
+
+
+def test_an_intent_whose_machine_never_came_is_closed_at_its_deadline_at_no_cost(scene: Scene) -> None:
+    scene.intend(hours=1.0)
+    watch_once(scene.observer)
+    assert scene.rental().is_open
+    scene.clouds.wait(HOUR_S)
+    watch_once(scene.observer)
+    assert not scene.rental().is_open and scene.usd() == 0.0
+
+
+def test_two_under_one_name_are_named_and_both_counted(scene: Scene) -> None:
+    scene.intend(hours=1.0)
+    scene.clouds.rent(HEAD)
+    scene.clouds.rent(HEAD)
+    done = watch_once(scene.observer)
+    assert any("2 machines under one name" in line for line in done.wrong) and len(scene.clouds.there()) == 2
+    scene.clouds.wait(HOUR_S)
+    watch_once(scene.observer)
+    assert not scene.clouds.there() and scene.usd() == pytest.approx(1.0, rel=0.01)
+
+
+def test_two_nodes_that_were_wanted_are_not_too_many(scene: Scene) -> None:
+    scene.intend(machines=2)
+    scene.clouds.rent(HEAD)
+    scene.clouds.rent("launcher-g-1-3fa2c1d0-worker")
+    assert watch_once(scene.observer).wrong == ()
+
+
+def test_a_late_orphan_of_a_finished_rental_is_ended_and_paid_by_its_run(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.rent(HEAD, late_s=30.0)
+    assert tear_down([NAME], scene.observer)[0].usd(scene.clouds.time_s) == 0.0
+    assert len(scene.clouds.there()) == 1
+    ended = look_again([NAME], scene.observer)
+    assert [rental.name for rental in ended] == [NAME] and not scene.clouds.there()
+    assert not scene.rental().is_open and (scene.usd() or 0.0) > 0
+
+
+def test_the_watcher_finds_a_late_orphan_too(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.rent(HEAD, late_s=30.0)
+    tear_down([NAME], scene.observer)
+    scene.clouds.wait(60)
+    watch_once(scene.observer)
+    assert not scene.clouds.there() and not scene.rental().is_open
+
+
+# --- teardown --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["refused", "swallowed", "lost"])
+def test_a_teardown_that_fails_twice_is_tried_a_third_time(scene: Scene, how: str) -> None:
+    scene.intend()
+    host = scene.clouds.rent(HEAD)
+    scene.observer.look("vast")
+    scene.clouds.wait(HOUR_S)
+    scene.clouds.refusals = [how, how]
+    [rental] = tear_down([NAME], scene.observer)
+    assert not scene.clouds.there() and not rental.is_open
+    assert (rental.usd(scene.clouds.time_s) or 0.0) >= host.usd_since_listed
+
+
+def test_it_is_confirmed_only_when_the_list_says_so(scene: Scene) -> None:
+    scene.intend()
+    scene.clouds.rent(HEAD)
+    scene.observer.look("vast")
+    scene.clouds.failing.add("vast")
+    with pytest.raises(TeardownUnconfirmed, match="HTTP 503") as caught:
+        tear_down([NAME], scene.observer)
+    assert not scene.clouds.there()  # the request was made all the same
+    assert scene.rental().is_open
+    [line] = caught.value.lines
+    assert all(part in line for part in ("vast id0", NAME, "0.50 usd/h", "vastai destroy instance id0"))
+    scene.clouds.failing.clear()
+    assert not tear_down([NAME], scene.observer)[0].is_open
+
+
+def test_what_cannot_be_ended_is_named_with_the_way_out(scene: Scene) -> None:
+    scene.clouds.providers = ["runpod"]
+    scene.intend(provider="runpod")
+    scene.clouds.rent(HEAD, "runpod")
+    scene.observer.look("runpod")
+    scene.clouds.refusals = ["refused"] * 50
+    with pytest.raises(TeardownUnconfirmed) as caught:
+        tear_down([NAME], scene.observer)
+    assert "runpodctl remove pod id0" in str(caught.value) and scene.rental().is_open
+    assert [what for what, _ in scene.clouds.calls].count("terminate") >= 3
+
+
+def test_several_rentals_end_at_once_and_each_for_itself(scene: Scene) -> None:
+    for number in (1, 2, 3):
+        scene.intend(f"launcher-g-{number}", provider="lambda" if number == 2 else "vast")
+        scene.clouds.rent(f"launcher-g-{number}-aa-head", "lambda" if number == 2 else "vast")
+    watch_once(scene.observer)
+    scene.clouds.failing.add("lambda")
+    with pytest.raises(TeardownUnconfirmed) as caught:
+        tear_down([f"launcher-g-{number}" for number in (1, 2, 3)], scene.observer)
+    assert len(caught.value.lines) == 1 and "launcher-g-2" in caught.value.lines[0]
+    assert [rental.is_open for rental in scene.ledger.rentals()] == [False, True, False]
+
+
+def test_a_machine_that_terminates_still_is_gone(scene: Scene) -> None:
+    scene.intend()
+    host = scene.clouds.rent(HEAD)
+    scene.observer.look("vast")
+    host.status = MachineStatus.GONE
+    assert not tear_down([NAME], scene.observer)[0].is_open
+
+
+# --- any interleaving ------------------------------------------------------------------------------------------------
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("launch"), st.sampled_from(["fine", "lost reply", "late", "twice", "nothing", "elsewhere"])),
+    st.tuples(st.just("unknown"), st.sampled_from(["vast", "lambda"])),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 30.0, 600.0, 4000.0])),
+    st.tuples(st.just("poll"), st.sampled_from(["vast", "lambda"])),
+    st.tuples(st.just("dies"), st.integers(0, 5)),
+    st.tuples(st.just("refusals"), st.lists(st.sampled_from(["done", "lost", "refused", "swallowed"]), max_size=6)),
+    st.tuples(st.just("outage"), st.sampled_from(["vast", "lambda", ""])),
+    st.tuples(st.just("down"), st.integers(0, 5)),
+    st.tuples(st.just("watch"), st.none()),
+)
+
+
+def act(scene: Scene, observers: list[Observer], action: str, what: object) -> None:
+    """One thing that may happen, to clouds, launcher or watcher."""
+    clouds, rentals = scene.clouds, [rental.name for rental in scene.ledger.rentals()]
+    if action == "launch":
+        name = f"launcher-g-{len(scene.ledger.entries())}"
+        scene.intend(name, hours=1.0)
+        provider = "lambda" if what == "elsewhere" else "vast"
+        for _ in range({"twice": 2, "nothing": 0}.get(str(what), 1)):
+            clouds.rent(f"{name}-aa-head", provider, late_s=30.0 if what == "late" else 0.0)  # type: ignore[arg-type]
+        if what in ("fine", "twice"):
+            observers[0].look_at(["vast"])
+    elif action == "unknown":
+        clouds.rent(f"launcher-x-{len(clouds.hosts)}", what)  # type: ignore[arg-type]
+    elif action == "wait":
+        clouds.wait(what)  # type: ignore[arg-type]
+    elif action == "poll":
+        observers[0].look_at([what])  # type: ignore[list-item]
+    elif action == "dies" and clouds.there():
+        clouds.end(clouds.there()[what % len(clouds.there())])  # type: ignore[operator]
+    elif action == "refusals":
+        clouds.refusals = list(what)  # type: ignore[call-overload]
+    elif action == "outage":
+        clouds.failing = {str(what)} - {""}
+    elif action == "down" and rentals:
+        with contextlib.suppress(TeardownUnconfirmed):
+            tear_down([rentals[what % len(rentals)]], observers[0])  # type: ignore[operator]
+    elif action == "watch":
+        watch_once(observers[1])
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=120, deadline=None
+)
+@given(actions=st.lists(ACTIONS, max_size=14))
+def test_in_the_end_nothing_is_left_and_the_ledger_is_never_below_the_bill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, actions: list[tuple[str, object]]
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of lines, none of which must survive the machine
+    scene = Scene(tmp_path)
+    scene.ledger.path.unlink(missing_ok=True)
+    # The launcher and the watcher are two processes: each knows only what it saw itself and what the ledger says.
+    observers = [Observer(scene.ledger, scene.clouds, scene.clouds.clock) for _ in range(2)]
+    for action, what in actions:
+        act(scene, observers, action, what)
+
+    scene.clouds.failing.clear()
+    scene.clouds.refusals.clear()
+    scene.clouds.wait(2 * HOUR_S)  # every deadline has passed, and every late machine is listed
+    for _ in range(4):
+        last = watch_once(observers[1])
+        scene.clouds.wait(30)
+
+    assert scene.clouds.there() == [] and last.is_idle and not last.unconfirmed
+    for rental in scene.ledger.rentals():
+        assert not rental.is_open
+        hosts = [h for h in scene.clouds.hosts if h.id in {key[1] for key in rental.machines}]
+        usd = rental.usd(scene.clouds.time_s)
+        assert usd is not None and usd >= sum(h.usd_since_listed for h in hosts) - 1e-9, rental
+    recorded = {key[1] for rental in scene.ledger.rentals() for key in rental.machines}
+    assert {host.id for host in scene.clouds.hosts if host.listed_at is not None} <= recorded

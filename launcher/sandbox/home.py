@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +32,7 @@ jobs:
   controller:
     consolidation_mode: true  # Lambda cannot host a controller
 """
-# Settings of the user's own that would lead out of the sandbox, or to the user's own clusters.
+# Settings of the user's own that would lead out of the sandbox or to the user's own clusters; and one that is slow.
 _UNSET = (
     "VAST_API_KEY",
     "LAMBDA_API_KEY",
@@ -41,6 +42,8 @@ _UNSET = (
     "SKYPILOT_GLOBAL_CONFIG",
     "SKYPILOT_PROJECT_CONFIG",
     "SKY_RUNTIME_DIR",
+    # Importing SkyPilot a dozen times a launch takes minutes more where nothing keeps the bytecode.
+    "PYTHONDONTWRITEBYTECODE",
 )
 _SANDBOX_ONLY = ("LAUNCHER_SANDBOX", "LAUNCHER_SANDBOX_URL", "PYTHONPATH", "no_proxy", "NO_PROXY")
 
@@ -54,7 +57,9 @@ def prepare_home(home: Path, redirection: Path, wheels: Path) -> None:
     _copy_catalogs(Path(str(files("launcher") / "assets" / "catalogs" / "v8")), home / ".sky/catalogs/v8")
     shutil.copytree(wheels, home / ".sky/wheels", dirs_exist_ok=True)
     for wheel in (home / ".sky/wheels").rglob("*"):
-        wheel.touch()  # SkyPilot builds one anew that is older than its own files
+        # SkyPilot builds one anew, over the network, that is older than its folders, and those change whenever Python
+        # writes bytecode. The image's recipe has seen to it that the version is right.
+        os.utime(wheel, (time.time(), time.time() + 10 * 365 * 86_400))
     _write(redirection / "sitecustomize.py", "import launcher_sandbox_redirect\n")
     shutil.copyfile(redirect.__file__, redirection / "launcher_sandbox_redirect.py")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from launcher.cost.offer import Provider
 from launcher.errors import BadInput
@@ -22,19 +22,6 @@ TERMINATING_S: dict[str, float] = {"lambda": 2.0}
 
 class NoCapacity(Exception):
     """The machine cannot be had now."""
-
-
-@runtime_checkable
-class DisturbableHosts(Protocol):
-    """What a driver of real hosts can do besides."""
-
-    def cut_network(self, instance_id: str) -> None:
-        """Take the host off the network; it runs on."""
-        ...
-
-    def announce_end(self, instance_id: str) -> None:
-        """Tell the host's programs that it is about to be taken away (SIGTERM)."""
-        ...
 
 
 class SandboxCloud:
@@ -146,8 +133,7 @@ class SandboxCloud:
             instance = self._living(instance_id)
             instance.preempted_at, instance.preemption_report = self.clock.now() + notice_s, report
         self.record("preemption_notice", **instance.identity(), notice_s=notice_s)
-        if isinstance(self.driver, DisturbableHosts):
-            self.driver.announce_end(instance_id)
+        self.driver.announce_end(instance_id)
         self.settle()
 
     def cut_network(self, instance_id: str) -> None:
@@ -157,9 +143,8 @@ class SandboxCloud:
             BadInput: no such instance, it has ended, or there is no host behind it.
         """
         instance = self._living(instance_id)
-        if not isinstance(self.driver, DisturbableHosts):
+        if not self.driver.cut_network(instance_id):
             raise BadInput(f"instance: {instance_id!r}: has no host whose network could be cut")
-        self.driver.cut_network(instance_id)
         self.record("network_cut", **instance.identity())
 
     def move_data(self, instance_id: str, upload_gb: float, download_gb: float) -> None:

@@ -67,6 +67,10 @@ class HostDriver(Protocol):
         """Take the host off the network while it runs on; False where this driver cannot."""
         ...
 
+    def announce_end(self, instance_id: str) -> None:
+        """Tell the host's programs that it is about to be taken away (SIGTERM), as far as this driver can."""
+        ...
+
 
 class VirtualHosts:
     """No hosts: an instance is an address that nobody answers at. The ground for thousands of random runs."""
@@ -96,3 +100,6 @@ class VirtualHosts:
     def cut_network(self, instance_id: str) -> bool:
         """There is no network to cut."""
         return False
+
+    def announce_end(self, instance_id: str) -> None:
+        """There is nobody to tell."""

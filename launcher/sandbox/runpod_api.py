@@ -7,10 +7,11 @@ from typing import Any
 
 from launcher.cost.offer import Provider
 from launcher.sandbox.cloud import NoCapacity, SandboxCloud
+from launcher.sandbox.driver import HostAddress
 from launcher.sandbox.exchange import Reply, Request
 from launcher.sandbox.faults import Fault, Operation
 from launcher.sandbox.graphql import BadQuery, Selected, parse_query, project
-from launcher.sandbox.instance import Instance, Order
+from launcher.sandbox.instance import Instance, Order, new_instance
 from launcher.sandbox.market import Listing, PriceChange
 
 DEPLOYMENTS = ("podFindAndDeployOnDemand", "podRentInterruptable", "deployCpuPod")
@@ -21,7 +22,6 @@ _STATUS = {
     "exited": "EXITED",
     "terminating": "TERMINATED",
 }
-# A pod's image is fetched and started within this; SkyPilot sizes Ray by what is stated.
 _NO_CAPACITY = "There are no longer any instances available with the requested specifications."
 
 
@@ -85,6 +85,9 @@ class RunpodApi:
         raise BadQuery(f'Cannot query field "{asked.name}".')
 
     def _myself(self, asked: Selected) -> dict[str, Any]:
+        for each in asked.fields:
+            if each.name == "pods":  # refused as by a real server, also where there is no pod
+                project(_EXAMPLE_POD, each.fields, "Pod")
         pods = [_row(each) for each in self._cloud.listed("runpod")] if _asks_for(asked, "pods") else []
         return {
             "id": "user_1",
@@ -265,3 +268,14 @@ def _port(ip: str, is_public: bool, private: int, public: int, kind: str) -> dic
 
 def _asks_for(asked: Selected, name: str) -> bool:
     return any(each.name == name for each in asked.fields)
+
+
+def _example_pod() -> dict[str, Any]:
+    """A running pod with every field that a pod has."""
+    listing = Listing(provider="runpod", instance_type="", gpu="", region="", usd_per_hour=0.0)
+    pod = new_instance(Order(listing=listing, name="", disk_gib=0, user=""), 0, 0.0, 0.0, None)
+    pod.state, pod.address = "active", HostAddress("", 22, "")
+    return _row(pod)
+
+
+_EXAMPLE_POD = _example_pod()

@@ -1,30 +1,27 @@
-"""How the emulated clouds of `launcher sandbox` are reached: by the addresses in the file that it writes."""
+"""How the emulated clouds of `launcher sandbox` are reached: by the address that it wrote down when it came up."""
 
 from __future__ import annotations
 
-import shlex
+import json
 
 from launcher.cloud.fetch import SourceFailed
 from launcher.cost.ledger import state_folder
 from launcher.cost.offer import Provider
 
 SANDBOX_KEY = "sandbox"  # of no account anywhere
-ENVIRONMENT_FILE = "env"
+RUNNING_FILE = "running.json"
 
 
 def sandbox_url(provider: Provider) -> str:
-    """The address that stands for a provider: `export LAUNCHER_VAST_URL=...` in `$LAUNCHER_HOME/sandbox/env`.
+    """The address that stands for a provider, below the `url` in `$LAUNCHER_HOME/sandbox/running.json`.
 
     Raises:
         SourceFailed: there is none, so the sandbox is not up.
     """
     try:
-        content = (state_folder() / ENVIRONMENT_FILE).read_text(encoding="utf-8")
-        words = shlex.split(content, comments=True)
-    except (OSError, ValueError):
-        words = []
-    prefix = f"LAUNCHER_{provider.upper()}_URL="
-    for word in words:
-        if word.startswith(prefix):
-            return word.removeprefix(prefix)
-    raise SourceFailed("the sandbox is not up; start it with `launcher sandbox up`")
+        url = json.loads((state_folder() / RUNNING_FILE).read_text(encoding="utf-8"))["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        url = None
+    if not isinstance(url, str) or not url:
+        raise SourceFailed("the sandbox is not up; start it with `launcher sandbox up`")
+    return f"{url}/{provider}"

@@ -35,12 +35,14 @@ class SandboxFailed(LauncherError):
 class Running:
     """What `up` writes down, so that `down` finds the sandbox whatever became of it.
 
-    started_at: of the process, seconds since the epoch: its id may be another's by now.
+    started_at: of the process, seconds since the epoch: its id may be another's by now. url: of the cloud, for the
+    launcher's other commands.
     """
 
     network: int
     pid: int
     started_at: float
+    url: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -100,7 +102,7 @@ class Sandbox:
                 stderr=log,
                 start_new_session=True,
             )
-        running = Running(number, cloud.pid, psutil.Process(cloud.pid).create_time())
+        running = Running(number, cloud.pid, psutil.Process(cloud.pid).create_time(), network.url)
         self._running.write_text(json.dumps(asdict(running)), encoding="utf-8")
         self._await_answer(cloud, network.url)
         return network.url

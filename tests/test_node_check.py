@@ -80,14 +80,20 @@ def test_a_machine_without_gpus_needs_no_driver(tmp_path: Path, monkeypatch: pyt
     assert main(["--gpus", "0", "--disk", "0.001"]) == 0
 
 
+def test_one_of_several_counts_will_do() -> None:
+    gpus = parse_gpus("\n".join([RTX4090] * 4))
+    assert not list(faults_of(Node(gpus, 1, 1), Wanted(gpus=(1, 4))))
+    assert list(faults_of(Node(gpus[:2], 1, 1), Wanted(gpus=(1, 4)))) == ["2 GPUs, 1 or 4 wanted"]
+
+
 def test_disk_and_host_memory_are_asked_for() -> None:
     node = Node((), disk_free_gib=40.0, host_memory_gib=62.0)
-    wanted = Wanted(gpus=0, disk_gib=85.0, host_memory_gib=128.0)
+    wanted = Wanted(gpus=(0,), disk_gib=85.0, host_memory_gib=128.0)
     assert list(faults_of(node, wanted)) == [
         "40.0 GiB of disk free, 85 GiB needed",
         "62.0 GiB of host memory, 128 GiB needed",
     ]
-    assert not list(faults_of(node, Wanted(gpus=0, disk_gib=40.0, host_memory_gib=64.0))), "sold as 64 GiB"
+    assert not list(faults_of(node, Wanted(gpus=(0,), disk_gib=40.0, host_memory_gib=64.0))), "sold as 64 GiB"
 
 
 def test_a_containers_limit_is_its_memory(tmp_path: Path) -> None:
@@ -100,13 +106,13 @@ def test_a_containers_limit_is_its_memory(tmp_path: Path) -> None:
 
 def test_the_same_fault_of_several_cards_is_said_once() -> None:
     [gpu] = parse_gpus(RTX4090)
-    faults = list(faults_of(Node((gpu, gpu), 1000, 1000), Wanted(gpus=2, needs_gib=30)))
+    faults = list(faults_of(Node((gpu, gpu), 1000, 1000), Wanted(gpus=(2,), needs_gib=30)))
     assert faults == ["NVIDIA GeForce RTX 4090: 23.5 GiB of its memory free, 30 GiB needed"]
 
 
 def test_the_sizes_sold_under_one_name_are_told_apart() -> None:
     small = Gpu("NVIDIA A100-SXM4-40GB", 40.0, 39.5, "550.54.14")
-    assert list(faults_of(Node((small,), 1, 1), Wanted(gpus=1, gpu="A100-80GB", gpu_memory_gib=80))) == [
+    assert list(faults_of(Node((small,), 1, 1), Wanted(gpus=(1,), gpu="A100-80GB", gpu_memory_gib=80))) == [
         "NVIDIA A100-SXM4-40GB of 40.0 GiB, 80 GiB wanted"
     ]
 

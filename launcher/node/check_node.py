@@ -35,13 +35,14 @@ QUERY = ("name", "memory.total", "memory.free", "driver_version")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the plan needs. `gpus`: neither fewer nor more, more cost more. None: of no importance.
+    """What the plan needs. None: of no importance.
 
+    gpus: the counts that will do, because more than wanted cost more; (0,): none are looked for.
     gpu_memory_gib: nominal, of one GPU as sold. needs_gib: the most that a job takes of one GPU. disk_gib: to be free
     in the working directory. host_memory_gib: of the machine.
     """
 
-    gpus: int
+    gpus: tuple[int, ...]
     gpu: str | None = None
     gpu_memory_gib: float | None = None
     needs_gib: float | None = None
@@ -80,8 +81,8 @@ class Node:
 
 def faults_of(node: Node, wanted: Wanted) -> Iterator[str]:
     """Everything about the node that is not as wanted: what it has, and what was wanted."""
-    if len(node.gpus) != wanted.gpus:
-        yield f"{len(node.gpus)} GPU{'s' if len(node.gpus) != 1 else ''}, {wanted.gpus} wanted"
+    if len(node.gpus) not in wanted.gpus:
+        yield f"{len(node.gpus)} GPU{'s' if len(node.gpus) != 1 else ''}, {' or '.join(map(str, wanted.gpus))} wanted"
     # The same fault of several equal cards is one fault.
     yield from dict.fromkeys(fault for gpu in node.gpus for fault in _gpu_faults(gpu, wanted))
     if wanted.disk_gib is not None and node.disk_free_gib < wanted.disk_gib:
@@ -178,10 +179,14 @@ def _gib(mib: str) -> float | None:
     return int(mib) / MIB_PER_GIB if mib.isdigit() else None
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(count) for count in text.split(","))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, look, say; 0 where the machine is the one wanted, 3 where it is not."""
     parser = argparse.ArgumentParser(prog="python3 -m launcher.node.check_node", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--gpus", type=int, required=True, help="how many, exactly; 0: a machine without")
+    parser.add_argument("--gpus", type=_counts, required=True, help="how many, such as 1 or 1,4; 0: none")
     parser.add_argument("--gpu", help="the model; left out: any")
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="nominal memory of one GPU")
     parser.add_argument("--needs-gib", type=float, metavar="GIB", help="memory of one GPU that must be free")
@@ -194,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.oldest_driver,
     )  # fmt: skip
     try:
-        node = read_node(has_gpus=wanted.gpus > 0)
+        node = read_node(has_gpus=wanted.gpus != (0,))
         print(f"check_node: {node.describe()}", file=sys.stderr)
         faults = list(faults_of(node, wanted))
         if faults:

@@ -37,10 +37,13 @@ class Observer:
 
     Whoever creates something looks every second until it is there, so that the ledger knows to a second since when it
     is paid for: from the time of the last list that did not have it.
+
+    latest: the last list of each provider that was had.
     """
 
     def __init__(self, ledger: Ledger, clouds: Clouds, clock: Clock | None = None) -> None:
         self.ledger, self.clouds, self.clock = ledger, clouds, clock or Clock()
+        self.latest: dict[Provider, list[Rented]] = {}
         self._last_asked_at: dict[Provider, float] = {}
 
     def look(self, provider: Provider) -> list[Rented]:
@@ -55,6 +58,7 @@ class Observer:
         sight = _Sight(self.ledger, provider, asked_at, self.clock.now(), self._last_asked_at.get(provider))
         sight.record(listed)
         self._last_asked_at[provider] = asked_at
+        self.latest[provider] = listed
         return listed
 
     def look_at(self, providers: Iterable[str]) -> dict[str, str]:

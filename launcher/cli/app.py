@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from launcher import __version__
-from launcher.cli import account, business, data, fit, jobs, offers, plan, runs, sandbox
+from launcher.cli import account, business, cloud, data, fit, jobs, offers, plan, runs, sandbox
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ fit.add_commands(app)
 plan.add_commands(app)
 business.add_commands(app)
 account.add_commands(app)
+cloud.add_commands(app)
 app.add_typer(data.app, name="data")
 app.add_typer(sandbox.app, name="sandbox")
 
@@ -43,6 +44,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
@@ -50,6 +52,8 @@ def _options(
 ) -> None:
     if debug:
         os.environ["LAUNCHER_DEBUG"] = "1"
+    if context.invoked_subcommand not in cloud.RECONCILING and (line := cloud.overdue_line()):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]rented:[/] {escape(line)}")
 
 
 def main() -> None:

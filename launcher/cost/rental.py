@@ -31,18 +31,25 @@ class Machine:
     gone_at: float | None = None
     note: str = ""
 
-    def usd(self, now: float) -> float | None:
-        """What it has cost by `now`; None where its price is not known.
+    @property
+    def ended_at(self) -> float | None:
+        """Until when it is paid for; None: it is there still, for all we know.
 
-        A machine that is gone cost until our request to end it was answered, or, where it went by itself, until it was
-        missed: the ledger is never below the bill.
+        Until our request to end it was answered, or, where it went by itself, until it was missed: the ledger is never
+        below the bill.
         """
-        if self.usd_per_hour is None:
+        if self.gone_at is None:
             return None
-        end = max(now, self.seen_at)
-        if self.gone_at is not None:
-            end = self.gone_at if self.stopped_at is None else self.stopped_at
-        return self.usd_per_hour * max(0.0, end - self.since) / SECONDS_PER_HOUR
+        return self.gone_at if self.stopped_at is None else self.stopped_at
+
+    def seconds(self, now: float) -> float:
+        """How long it has been paid for by `now`."""
+        end = max(now, self.seen_at) if self.ended_at is None else self.ended_at
+        return max(0.0, end - self.since)
+
+    def usd(self, now: float) -> float | None:
+        """What it has cost by `now`; None where its price is not known."""
+        return None if self.usd_per_hour is None else self.usd_per_hour * self.seconds(now) / SECONDS_PER_HOUR
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,16 @@ class Rental:
         end = max(now, self.newest.at) if self.is_open else self.newest.at
         cost = price * self.newest.machines * (end - self.first.at) / SECONDS_PER_HOUR
         return max(self.stated_usd or 0.0, cost)
+
+    @property
+    def spends_usd_per_hour(self) -> float | None:
+        """What its machines that are there cost an hour together; of a mere intent, as planned; None: not known."""
+        if not self.machines:
+            price = self.newest.usd_per_hour
+            return None if price is None else price * self.newest.machines
+        prices = [machine.usd_per_hour for machine in self.present]
+        known = [price for price in prices if price is not None]
+        return math.fsum(known) if len(known) == len(prices) else None
 
     def _usd_of_machines(self, now: float) -> float | None:
         costs = [machine.usd(now) for machine in self.machines.values()]

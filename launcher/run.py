@@ -17,6 +17,7 @@ from launcher.errors import BadInput, LauncherError, Refused
 from launcher.job import JobSpec
 from launcher.jobparts import OWN_STACK
 from launcher.models import weights_gib
+from launcher.prediction import predict_here, write_predictions
 from launcher.rundir import RunFolder, RunRecord, RunState, group_members, new_group_id, now_iso
 from launcher.schedule import plan_schedule
 from launcher.tokens import training_rows
@@ -88,7 +89,9 @@ def create_runs(planned: Sequence[PlannedRun], runs_dir: Path, name: str | None)
     faults = [folder.already_exists() for folder in wanted if folder.path.exists()]
     if faults:
         raise BadInput(*faults)
-    return [_create_run(plan, runs_dir, group) for plan in planned]
+    folders = [_create_run(plan, runs_dir, group) for plan in planned]
+    write_predictions(folders, predict_here([plan.spec for plan in planned]))
+    return folders
 
 
 def _create_run(plan: PlannedRun, runs_dir: Path, group: str) -> RunFolder:

@@ -109,7 +109,7 @@ class VastApi:
         order = Order(
             listing=listing,
             name=request.field("label") or "",
-            bid_usd_per_hour=_bid(request.field("price"), listing),
+            bid_usd_per_hour=self._bid(request, listing),
             disk_gib=float(request.field("disk") or 10),
             user="root",
             public_keys=tuple(key["public_key"] for key in self._keys),
@@ -123,6 +123,20 @@ class VastApi:
         except NoCapacity:
             return _no_such_ask(ask)
         return Reply({"success": True, "new_contract": int(instance.id)})
+
+    def _bid(self, request: Request, listing: Listing) -> float | None:
+        """What is paid per hour as spot; None: on demand, no price was stated.
+
+        SkyPilot 0.14 bids 0, since the SDK's `chunked` sets every `min_bid` to 0. What the real provider makes of that
+        is not known; here a bid below the least one is raised to it.
+        """
+        price = request.field("price")
+        if price is None:
+            return None
+        least = listing.spot_usd_per_hour or listing.usd_per_hour
+        if float(price) < least:
+            self._cloud.record("bid_raised", name=request.field("label"), bid=float(price), least=least)
+        return max(float(price), least)
 
     # --- instances -----------------------------------------------------------------------------------------------
 
@@ -247,15 +261,6 @@ def _holds(value: Any, how: str, wanted: Any) -> bool:
     if isinstance(value, int | float) and isinstance(wanted, str):
         wanted = float(wanted)
     return _COMPARE[how](value, wanted)
-
-
-def _bid(price: Any, listing: Listing) -> float | None:
-    """What is paid per hour as spot; None: on demand, no price was stated.
-
-    SkyPilot 0.14 bids 0, since the SDK's `chunked` sets every `min_bid` to 0. What the real provider makes of that is
-    not known; here a bid below the least one is raised to it.
-    """
-    return None if price is None else max(float(price), listing.spot_usd_per_hour or listing.usd_per_hour)
 
 
 def _no_such_ask(ask: int) -> Reply:

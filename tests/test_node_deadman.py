@@ -62,15 +62,15 @@ def train(tmp_path: Path) -> Iterator[Callable[[str, str], tuple[RunFolder, subp
 
 
 @pytest.fixture
-def deadman(tmp_path: Path) -> Iterator[Callable[..., psutil.Process]]:
+def deadman(tmp_path: Path, own_home: Path) -> Iterator[Callable[..., psutil.Process]]:
     """A function that starts a deadman and returns it once it watches; its parent has ended by then."""
-    pid_file = tmp_path / "deadman.json"
+    pid_file = own_home / "deadman.json"
     started: list[psutil.Process] = []
 
     def start(seconds: float, grace: float = 2.0, teardown: str | None = None) -> psutil.Process:
         before = started[-1].pid if started else None
         command = [sys.executable, "-m", "launcher.node.deadman", "--at", repr(time.time() + seconds)]
-        command += ["--grace", str(grace), "--runs-dir", str(tmp_path / "runs"), "--pid-file", str(pid_file)]
+        command += ["--grace", str(grace), "--runs-dir", str(tmp_path / "runs")]
         command += ["--teardown", teardown] if teardown else []
         subprocess.run(command, cwd=ROOT, check=True, timeout=60)
         wait_until(lambda: pid_file.exists() and read_pid(pid_file) != before, "a deadman watches")

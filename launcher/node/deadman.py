@@ -19,11 +19,12 @@ from pathlib import Path
 
 import psutil
 
+from launcher.cost.ledger import launcher_home
 from launcher.node.heartbeat import trainer_of
 from launcher.rundir import RunFolder, write_atomically
 from launcher.train.deadline import POLL_SECONDS, STOP_FILE, end, same_process
 
-PID_FILE = Path("~/.launcher/deadman.json")
+PID_FILE = "deadman.json"  # in LAUNCHER_HOME
 GRACE_SECONDS = 120.0  # to write a last checkpoint of a large model
 KILL_GRACE_SECONDS = 5.0
 TEARDOWN_SECONDS = 120.0
@@ -124,10 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds in which training may save")
     parser.add_argument("--teardown", help="shell command that ends this machine's rental")
-    parser.add_argument("--pid-file", type=Path, default=PID_FILE)
     options = parser.parse_args(arguments)
     at = options.at if options.at is not None else time.time() + 3600 * options.hours
-    runs_dir, pid_file = options.runs_dir.absolute(), options.pid_file.expanduser().absolute()
+    runs_dir, pid_file = options.runs_dir.absolute(), launcher_home().absolute() / PID_FILE
     if not detach(pid_file.with_suffix(".log")):
         return
     take_over(pid_file)

@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 SPECIALISTS := jobs/veran-tools.yaml jobs/farore-debug.yaml jobs/nayru-editor.yaml
 
-.PHONY: help setup demo demo-seeds test test-fast check format base bench lock
+.PHONY: help setup demo demo-seeds test test-fast test-sandbox check format base bench lock
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,10 +18,13 @@ demo-seeds: setup ## the demo with two training seeds and three data seeds, and 
 	$(PY) -m benchmarks.seeds
 
 test: setup ## every test, the end-to-end ones too
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not sandbox"
 
 test-fast: setup ## only the tests that take seconds
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not sandbox"
+
+test-sandbox: setup ## tests with real local hosts; as root (launcher sandbox doctor)
+	$(PY) -m pytest -m sandbox
 
 check: setup ## lint, formatting, types
 	.venv/bin/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -229,5 +230,7 @@ def _speaks_ssh(address: str, port: int) -> bool:
 
 
 def _driver_name(gpu: str) -> str:
-    """What the driver of the card calls it: providers leave the maker out."""
-    return gpu if gpu.startswith("NVIDIA") else f"NVIDIA {gpu}"
+    """What the driver calls the card: providers leave out the maker, and "GeForce" of those for games."""
+    if gpu.startswith("NVIDIA"):
+        return gpu
+    return f"NVIDIA GeForce {gpu}" if re.match(r"[GR]TX [1-5]0[5-9]0\b", gpu) else f"NVIDIA {gpu}"

@@ -71,9 +71,7 @@ class _Overriding(importlib.abc.Loader):
         self._loader.exec_module(module)
         for name, value in self._constants.items():
             if not hasattr(module, name):
-                raise ImportError(
-                    f"sandbox: {module.__name__} has no {name}: not the SkyPilot the sandbox was made for"
-                )
+                raise ImportError(f"sandbox: {module.__name__} has no {name}; the sandbox was made for SkyPilot 0.14")
             setattr(module, name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -120,8 +118,8 @@ def guard(inside: Inside) -> None:
         return dial_ex(self, address)
 
     socket.getaddrinfo = getaddrinfo
-    socket.socket.connect = connect  # type: ignore[method-assign]
-    socket.socket.connect_ex = connect_ex  # type: ignore[method-assign]
+    socket.socket.connect = connect  # type: ignore[method-assign, assignment]
+    socket.socket.connect_ex = connect_ex  # type: ignore[method-assign, assignment]
 
 
 def sandbox_address() -> str | None:

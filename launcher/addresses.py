@@ -1,6 +1,6 @@
 """Where notices go: an address as one URL, read once, and shown without what is secret in it.
 
-- `https://...`, `http://...`: a webhook. JSON is posted there; those of Slack, Discord and Mattermost show its text.
+- `https://...`, `http://...`: a webhook. JSON is posted there, with the text as Slack, Discord and others show it.
 - `ntfys://[user:password@]host/topic`, `ntfy://...`, `https://ntfy.sh/topic`: a topic of an ntfy server.
 - `smtps://user:password@host[:port]/?to=a@b.c`, `smtp://...`: mail over TLS; `smtp` begins in the clear, asks for TLS.
 

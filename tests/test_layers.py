@@ -138,6 +138,7 @@ def test_light_floors_import_nothing_heavy(module: str, path: Path) -> None:
         ["runs"],
         ["offers"],
         ["offers", "--offline"],
+        ["settings"],
         ["plan", "jobs/veran-tools.yaml", "--offline"],
         ["plan", "--seeds"],
         ["fit", "jobs/veran-tools.yaml"],

@@ -21,10 +21,15 @@ from hypothesis import strategies as st
 
 from launcher.addresses import Address, parse_address
 from launcher.cloud.fetch import SourceFailed
-from launcher.cloud.notify import MOST_CHARACTERS, Message, send
+from launcher.cloud.notify import MOST_CHARACTERS, Message, send, webhook_body
 from launcher.notices import Notice, NoticeKind, Notifier, cap_notice
 
 SECRET = "T0SECRET"
+WEBHOOKS = {
+    "slack": f"https://hooks.slack.com/services/T0/B0/{SECRET}",
+    "discord": f"https://discord.com/api/webhooks/1/{SECRET}",
+    "google chat": f"https://chat.googleapis.com/v1/spaces/A/messages?key={SECRET}",
+}
 DONE = Notice(NoticeKind.DONE, "veran-1", usd=3.118, max_usd=15.0)
 
 
@@ -139,7 +144,15 @@ def say(address: str, text: str = "veran-1: done", timeout_s: float = 5.0) -> No
 # --- the receivers' formats ------------------------------------------------------------------------------------------
 
 
-def test_a_webhook_gets_what_slack_and_discord_show(receiver: Receiver) -> None:
+@pytest.mark.parametrize(
+    ("url", "field"),
+    [(WEBHOOKS["slack"], "text"), (WEBHOOKS["discord"], "content"), (WEBHOOKS["google chat"], "text")],
+)
+def test_a_known_receiver_gets_the_one_field_that_it_shows(url: str, field: str) -> None:
+    assert webhook_body(parse_address(url).host, "done", DONE.fields()) == {field: "done"}
+
+
+def test_any_other_webhook_gets_both_and_the_fields_for_programs(receiver: Receiver) -> None:
     say(receiver.url())
     [(path, body)] = receiver.posts
     assert path == f"/hook/{SECRET}"

@@ -62,7 +62,7 @@ def clock_skew_s(provider: Provider) -> float:
     except TimeoutError:
         raise SourceFailed(f"no answer within {TIMEOUT_S:g} s") from None
     except (OSError, ValueError) as fault:  # URLError is an OSError; a wrong address is a ValueError
-        raise SourceFailed(f"not reached ({type(fault).__name__})") from None
+        raise SourceFailed(f"not reached ({getattr(fault, 'reason', type(fault).__name__)})") from None
     answered_at = time.time()
     try:
         there = parsedate_to_datetime(date or "").timestamp()

@@ -1,8 +1,8 @@
 """One message to one address: posted to a webhook or an ntfy topic as JSON, or mailed.
 
-Formats: Slack's incoming webhooks and those that took over its format show `text`, Discord's show `content`, each
-passing over fields it does not know; ntfy takes `topic`, `title` and `message` at its root address
-(docs.ntfy.sh/publish, "Publish as JSON"), and its login as `auth` in the query ("Query param").
+Formats: the incoming webhooks of Slack, Google Chat and Mattermost show `text`, Discord's shows `content`; ntfy takes
+`topic`, `title` and `message` at its root address (docs.ntfy.sh/publish, "Publish as JSON"), and its login as `auth` in
+the query ("Query param").
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ from launcher.cloud.fetch import SourceFailed, fetch
 from launcher.faults import printable
 
 MOST_CHARACTERS = 1900  # Discord refuses `content` of more than 2000 (HTTP 400)
+# Receivers that are known to want one field and are not known to take others.
+_ONE_FIELD = {
+    "hooks.slack.com": "text",
+    "chat.googleapis.com": "text",
+    "discord.com": "content",
+    "discordapp.com": "content",
+}
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -41,12 +48,19 @@ def send(message: Message, address: Address, timeout_s: float) -> None:
     """
     text = printable(message.text)[:MOST_CHARACTERS]
     if address.kind == "webhook":
-        fetch(address.url, timeout_s=timeout_s, body={"text": text, "content": text, **message.fields})
+        fetch(address.url, timeout_s=timeout_s, body=webhook_body(address.host, text, message.fields))
     elif address.kind == "ntfy":
         body = {"topic": address.topic, "title": printable(message.title), "message": text}
         fetch(address.url + _ntfy_login(address), timeout_s=timeout_s, body=body)
     else:
         _mail(_as_mail(message, text, address), address, timeout_s)
+
+
+def webhook_body(host: str, text: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is posted to a webhook: what its receiver shows, and for one that we do not know everything there is."""
+    if host in _ONE_FIELD:
+        return {_ONE_FIELD[host]: text}
+    return {"text": text, "content": text, **fields}
 
 
 def _ntfy_login(address: Address) -> str:

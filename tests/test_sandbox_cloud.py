@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.cloud.live_offers import live_questions
-from launcher.cloud.rentals import ProviderFailed, list_rentals, terminate
+from launcher.cloud.rentals import ProviderFailed, balance, list_rentals, terminate
 from launcher.cost.catalogs import read_snapshot
 from launcher.cost.offer import Offer, Provider
 from launcher.errors import BadInput
@@ -475,6 +477,32 @@ def test_a_host_that_does_not_start_is_an_unhealthy_instance() -> None:
     assert account.cloud.events[-1]["reason"] == "no space left"
 
 
+def test_an_order_is_answered_before_its_host_runs_and_a_host_that_comes_too_late_is_taken_away() -> None:
+    class Slow(VirtualHosts):
+        begun, may_end = threading.Event(), threading.Event()
+
+        def create(self, instance_id: str, request: HostRequest) -> HostAddress:
+            self.begun.set()
+            assert self.may_end.wait(10)
+            return super().create(instance_id, request)
+
+        def destroy(self, instance_id: str) -> None:
+            super().destroy(instance_id)
+            ended.append(self.may_end.is_set())
+
+    ended: list[bool] = []
+    account, hosts = Account(), Slow()
+    account.cloud.driver, account.cloud._in_background = hosts, True
+    assert is_success(account.create("vast")) and hosts.begun.wait(10)
+    assert account.statuses("vast") == {"launcher-1-head": "loading"}
+    account.terminate("vast", account.newest())
+    hosts.may_end.set()
+    deadline = time.monotonic() + 10
+    while True not in ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not hosts.is_alive(account.newest()) and account.statuses("vast") == {}
+
+
 # --- capacity and market -------------------------------------------------------------------------------------------
 
 
@@ -634,6 +662,10 @@ def test_the_launcher_reads_and_ends_what_is_rented(server: SandboxServer) -> No
         assert rented.usd_per_hour == pytest.approx(listing.usd_per_hour + disk, abs=0.01)
         terminate(provider, rented.id)
         assert [each for each in list_rentals(provider) if each.status != "gone"] == []
+
+
+def test_the_launcher_reads_the_accounts(server: SandboxServer) -> None:
+    assert [balance(provider) for provider in CLOUDS] == [None, 1000.0, 1000.0]
 
 
 def test_a_broken_connection_is_a_failed_source_and_no_empty_list(server: SandboxServer) -> None:

@@ -18,7 +18,7 @@ An instance is named by its id or by its name, where only one that is rented has
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,7 +39,7 @@ class Kill(_Body):
     """Which machine dies, what is said of it, and how long before it is told; None: it is not."""
 
     instance: str
-    report: Literal[get_args(Report)] = "gone"  # type: ignore[valid-type]
+    report: Report = "gone"
     notice_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
@@ -90,8 +90,7 @@ def _do(cloud: SandboxCloud, request: Request) -> Any:
         case ("DELETE", "fault"):
             cloud.faults.clear()
         case ("POST", "kill"):
-            kill = _read(Kill, request)
-            _kill(cloud, kill)
+            _kill(cloud, _read(Kill, request))
         case ("POST", "cut"):
             cloud.cut_network(_find(cloud, _read(Cut, request).instance).id)
         case ("POST", "capacity"):

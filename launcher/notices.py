@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +25,7 @@ from filelock import Timeout as LockTimeout
 
 from launcher.addresses import Address
 from launcher.cloud.fetch import SourceFailed
-from launcher.cost.ledger import state_folder
+from launcher.cost.ledger import in_sandbox, state_folder
 from launcher.rundir import now_iso, write_atomically
 
 TIMEOUT_S = 10.0
@@ -114,7 +114,9 @@ def send_notice(notice: Notice, address: Address) -> None:
     """
     from launcher.cloud.notify import Message, send  # mail takes long to import
 
-    send(Message(f"launcher: {notice.run_id}: {notice.kind}", notice.text, notice.fields()), address, TIMEOUT_S)
+    where = "launcher (sandbox)" if in_sandbox() else "launcher"
+    title, text = f"{where}: {notice.run_id}: {notice.kind}", f"{where}: {notice.text}"
+    send(Message(title, text, notice.fields()), address, TIMEOUT_S)
 
 
 class Notifier:
@@ -195,7 +197,7 @@ class Notifier:
         return False
 
     @contextlib.contextmanager
-    def _alone(self, path: Path) -> Any:
+    def _alone(self, path: Path) -> Iterator[None]:
         """No other process sends notices of this run meanwhile; where no lock can be had, it is sent all the same."""
         lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S)
         try:

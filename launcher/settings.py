@@ -63,7 +63,9 @@ class Settings(Section):
     max_usd_at_once: Usd | None = None
     notify: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_addresses)] = ()
     price_tolerance: Annotated[float, Field(ge=0, le=1)] = PRICE_TOLERANCE
-    providers: Annotated[tuple[Provider, ...], Field(strict=False), AfterValidator(_some_providers)] = RENTED  # type: ignore[assignment]
+    providers: Annotated[tuple[Provider, ...], Field(strict=False), AfterValidator(_some_providers)] = (
+        *("vast", "lambda", "runpod"),
+    )
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -264,6 +265,24 @@ def test_intents_are_written_only_if_they_fit_together(ledger: Ledger) -> None:
         reserve(ledger, [entry("c")], limits, lambda: NOW)
     assert len(ledger.entries()) == 2
     reserve(ledger, [entry("d", max_usd=2.0)], limits, lambda: NOW)
+
+
+def test_of_launches_at_the_same_moment_only_as_many_go_through_as_fit(ledger: Ledger) -> None:
+    outcomes: list[bool] = []
+
+    def launch(name: str) -> None:
+        try:
+            reserve(Ledger(ledger.path), [entry(name)], SpendLimits(max_usd_at_once=12.0), lambda: NOW)
+            outcomes.append(True)
+        except Refused:
+            outcomes.append(False)
+
+    threads = [threading.Thread(target=launch, args=(f"r{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [False] * 4 + [True] * 2 and len(ledger.open_rentals()) == 2
 
 
 def test_an_intent_without_any_bound_is_refused_under_a_limit(ledger: Ledger) -> None:

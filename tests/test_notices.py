@@ -378,6 +378,15 @@ def test_without_addresses_nothing_is_written(own_home: Path) -> None:
 def test_the_whole_way(receiver: Receiver) -> None:
     receiver.statuses = [503, 200]
     with Notifier([parse_address(receiver.url())], pause=lambda _: None) as notifier:
-        notifier.notify(Notice(NoticeKind.STOPPED, "veran-1", "budget: 14.80 usd spent", usd=14.8, max_usd=15.0))
+        notifier.notify(Notice(NoticeKind.STOPPED, "veran-1", "budget: no step fits any more", usd=14.8, max_usd=15.0))
     texts = [body["text"] for _, body in receiver.posts]
-    assert texts == ["veran-1: stopped: budget: 14.80 usd spent; 14.80 usd spent of 15.00"] * 2
+    assert texts == ["launcher: veran-1: stopped: budget: no step fits any more; 14.80 usd spent of 15.00"] * 2
+
+
+def test_a_rehearsal_is_told_as_one(receiver: Receiver, monkeypatch: pytest.MonkeyPatch, own_home: Path) -> None:
+    monkeypatch.setenv("LAUNCHER_SANDBOX", "1")
+    with Notifier([parse_address(receiver.url())]) as notifier:
+        notifier.notify(DONE)
+    [(_, body)] = receiver.posts
+    assert body["text"].startswith("launcher (sandbox): veran-1: done")
+    assert (own_home / "sandbox" / "notices").is_dir()

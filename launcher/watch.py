@@ -150,7 +150,7 @@ def _pass_after_pass(observer: Observer, say: Callable[[str], None], interval_s:
                 say(line)
         said = lines
         busy_at = busy_at if is_idle else time.monotonic()
-        if until_idle and time.monotonic() - busy_at >= IDLE_S:
+        if until_idle and is_idle and time.monotonic() - busy_at >= IDLE_S:
             return
         time.sleep(interval_s)
 

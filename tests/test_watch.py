@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launcher import watch as watching
 from launcher.cloud.rented import MachineStatus
-from launcher.cost.ledger import Ledger, LedgerEntry, LedgerEvent, Rental
+from launcher.cost.ledger import Ledger, LedgerEntry, LedgerEvent, Rental, default_ledger
+from launcher.cost.offer import RENTED
+from launcher.errors import LauncherError
 from launcher.reconcile import Observer, rental_of
 from launcher.teardown import TeardownUnconfirmed, look_again, tear_down
-from launcher.watch import watch_once
+from launcher.watch import ensure_watcher, running_watcher, watch_once
 from tests.fake_clouds import HOUR_S, FakeClouds
 
 NAME = "launcher-g-1"
@@ -373,3 +383,118 @@ def test_in_the_end_nothing_is_left_and_the_ledger_is_never_below_the_bill(
         assert usd is not None and usd >= sum(h.usd_since_listed for h in hosts) - 1e-9, rental
     recorded = {key[1] for rental in scene.ledger.rentals() for key in rental.machines}
     assert {host.id for host in scene.clouds.hosts if host.listed_at is not None} <= recorded
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody to ask, so that a watcher of these tests never leaves this machine."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "LAUNCHER_SANDBOX", *(f"{provider.upper()}_API_KEY" for provider in RENTED)):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def end_watcher(own_home: Path) -> Iterator[None]:
+    yield
+    running = running_watcher()
+    if running is not None:
+        process = psutil.Process(running.pid)
+        process.kill()
+        process.wait()
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    over = time.monotonic() + seconds
+    while time.monotonic() < over:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def start_watch(*options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "launcher", "watch", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.usefixtures("no_keys", "end_watcher")
+def test_one_watcher_is_started_and_found_again(own_home: Path) -> None:
+    assert running_watcher() is None
+    pid = ensure_watcher()
+    assert pid != os.getpid() and ensure_watcher() == pid
+    assert os.getsid(pid) != os.getsid(0)  # neither Ctrl-C here nor a closed terminal ends it
+    second = start_watch()
+    assert second.wait(30) == 1 and f"process {pid} watches already" in second.communicate()[1]
+    assert within(10, lambda: "watching every 30 s" in (own_home / "watch.log").read_text())
+
+
+@pytest.mark.usefixtures("no_keys", "end_watcher")
+def test_a_watcher_that_lacks_a_key_does_not_count_for_that_provider() -> None:
+    ensure_watcher()
+    with pytest.raises(LauncherError, match="no key for runpod, so nothing is rented there"):
+        ensure_watcher(["runpod"])
+
+
+@pytest.mark.usefixtures("no_keys", "end_watcher")
+def test_ctrl_c_ends_it_cleanly_and_the_next_one_starts() -> None:
+    first = start_watch("--interval", "1s")
+    assert within(30, lambda: running_watcher() is not None)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130
+    shown = first.communicate()[1]
+    assert "not watched from here any more" in shown and "Traceback" not in shown
+    assert running_watcher() is None
+    assert ensure_watcher() != first.pid
+
+
+def test_where_it_cannot_start_nothing_is_rented(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(LauncherError, match="without it nothing is rented"):
+        ensure_watcher()
+
+
+def test_a_process_id_that_came_round_again_is_not_the_watcher(own_home: Path) -> None:
+    own_home.mkdir(parents=True)
+    created = psutil.Process().create_time()
+    for content in ({"pid": os.getpid(), "created_at": created - 5, "providers": []}, {"pid": 1}, [], "x"):
+        (own_home / "watch.json").write_text(json.dumps(content))
+        assert running_watcher() is None
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_an_idle_watcher_ends_unless_something_was_intended_meanwhile(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "IDLE_S", 0.0)
+    rounds: list[int] = []
+
+    def one_round(*_: object) -> None:
+        """A launch writes its intent just as the watcher decides to end, and ends before the next decision."""
+        rounds.append(1)
+        now = time.time()
+        event = LedgerEvent.INTENT if len(rounds) == 1 else LedgerEvent.CONFIRMED_GONE
+        default_ledger().append(LedgerEntry(now, event, "r", "g", "vast", NAME, 0.5, deadline_at=now + 60))
+
+    monkeypatch.setattr(watching, "_pass_after_pass", one_round)
+    said: list[str] = []
+    watching.watch(said.append, interval_s=0.0, until_idle=True)
+    assert len(rounds) == 2 and said[-1] == "nothing is rented any more: the watcher ends"
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_a_fault_of_its_own_is_said_and_survived(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "IDLE_S", 0.0)
+    faults: list[Exception] = [LauncherError("the ledger is damaged"), ZeroDivisionError("a mistake of ours")]
+
+    def look(observer: Observer) -> watching.Pass:
+        if faults:
+            raise faults.pop(0)
+        return watch_once(observer)
+
+    monkeypatch.setattr(watching, "watch_once", look)
+    said: list[str] = []
+    watching.watch(said.append, interval_s=0.0, until_idle=True)
+    assert "the ledger is damaged" in said and any("a mistake of ours" in line for line in said)

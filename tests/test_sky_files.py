@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,14 +120,47 @@ def test_a_launch_submits_the_same_task_with_its_values(name: str, parsed: dict[
 def test_every_choice_is_sold_at_the_price_in_its_comment(name: str) -> None:
     text = (ROOT / "sky" / f"{name}.yaml").read_text(encoding="utf-8")
     for choice in read(name)["resources"]["ordered"]:
-        gpu, _, count = choice.get("accelerators", ":0").partition(":")
-        offers = [
-            row for row in rows(choice["infra"])
-            if row["AcceleratorName"] == gpu and float(row["AcceleratorCount"] or 0) == float(count)
-        ]  # fmt: skip
-        cheapest = min(float(row["Price"]) for row in offers)
         line = next(line for line in text.splitlines() if "{infra: " + choice["infra"] in line)
-        assert f"{cheapest:.2f} usd/h" in line
+        assert f"{gpus_and_price(choice)[1]:.2f} usd/h" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["specialist", "specialists"])
+def test_every_choice_is_one_that_the_planner_says_fits(name: str, tmp_path: Path) -> None:
+    task = read(name)
+    command = [sys.executable, "-m", "launcher", "plan", *task["envs"]["LAUNCHER_JOBS"].split(), "--json", "--offline"]
+    answer = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    plans = {
+        (plan["provider"], plan["gpus"], plan["usd_per_hour"]): plan for plan in json.loads(answer.stdout)["plans"]
+    }
+    usd = []
+    for choice in task["resources"]["ordered"]:
+        gpus, usd_per_hour = gpus_and_price(choice)
+        plan = plans[(choice["infra"], gpus, usd_per_hour)]
+        usd.append(plan["usd"]["p50"])
+        asked = option(task, "--needs-gib")
+        assert plan["peak_high_gib"] <= asked <= plan["usable_gib"]
+        assert plan["disk_gib"] <= task["resources"]["disk_size"]
+        assert option(task, "--gpu-memory") <= plan["gpu_memory_gib"]
+    assert usd == sorted(usd), "the cheapest is tried first"
+
+
+def option(task: dict[str, Any], name: str) -> float:
+    """The value of an option of the task's check."""
+    words = task["envs"]["LAUNCHER_CHECK"].split()
+    return float(words[words.index(name) + 1])
+
+
+def gpus_and_price(choice: dict[str, Any]) -> tuple[int, float]:
+    """GPUs of a choice, and the cheapest price of such a machine in the snapshot, USD an hour."""
+    gpu, _, count = choice.get("accelerators", ":0").partition(":")
+    offers = [
+        row for row in rows(choice["infra"])
+        if row["AcceleratorName"] == gpu and float(row["AcceleratorCount"] or 0) == float(count)
+    ]  # fmt: skip
+    return int(count), min(float(row["Price"]) for row in offers)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -266,6 +266,11 @@ def test_runpod_refuses_what_its_schema_does_not_hold() -> None:
     for query in ("{ myself { pods { prize } } }", "{ myself { pods } }", "{ myself {", "{ moon { id } }"):
         reply = account.send("runpod", "POST", "", {"query": query})
         assert reply is not None and reply.body["errors"][0]["message"], query
+    fields = 'name: "x", gpuTypeId: "NVIDIA GeForce RTX 4090", gpuCount: 1'
+    account.send(
+        "runpod", "POST", "", {"query": f"mutation {{ podFindAndDeployOnDemand(input: {{{fields}}}) {{ it }} }}"}
+    )
+    assert account.cloud.instances() == []
 
 
 def test_runpod_refuses_a_bid_below_the_least() -> None:

@@ -25,7 +25,7 @@ _OPERATIONS: dict[tuple[str, str], Operation] = {
 
 
 class LambdaApi:
-    """Instance types, instances, SSH keys and firewall rules. Images, file systems and images are not emulated."""
+    """Instance types, instances, SSH keys and firewall rules. Images and file systems are not emulated."""
 
     provider: Provider = "lambda"
 

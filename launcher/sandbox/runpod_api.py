@@ -67,6 +67,7 @@ class RunpodApi:
     def _resolve(self, asked: Selected, fault: Fault | None) -> Any:
         arguments = asked.arguments.get("input") or {}
         if asked.name in DEPLOYMENTS:
+            project(_EXAMPLE_POD, asked.fields, "Pod")  # a query that is refused rents nothing
             pod = self._deploy(asked.name, arguments, fault)
             return project(_row(pod), asked.fields, "Pod")
         match asked.name:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -18,18 +19,21 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import app as command_line
+from launcher.cloud.fetch import fetch_json
 from launcher.cost.ledger import launcher_home
 from launcher.errors import Refused
 from launcher.sandbox import home, leftovers, redirect
 from launcher.sandbox import sandbox as whole
 from launcher.sandbox.doctor import Need, apt_line, missing
-from launcher.sandbox.driver import HostFailed, HostRequest
+from launcher.sandbox.driver import HostAddress, HostFailed, HostRequest
 from launcher.sandbox.hosts import LocalHosts, shared_folders
 from launcher.sandbox.image import asset, ensure_image
 from launcher.sandbox.network import Network
 
 URL = "http://10.78.78.1:8777"
 NETWORK = Network(78)
+OTHER_NETWORK = Network(79)
+IMAGES = launcher_home() / "sandbox" / "images"  # the user's cache, also where a test has a home of its own
 
 
 # --- what is missing -------------------------------------------------------------------------------------------------
@@ -194,7 +198,7 @@ def test_only_skypilots_processes_of_that_home_are_found(tmp_path: Path) -> None
     mine = {**os.environ, "HOME": str(tmp_path)}
     wait = "import time; time.sleep(60)"
     started = [
-        subprocess.Popen([sys.executable, "-c", wait, "sky.server.server"], env=mine),
+        subprocess.Popen([sys.executable, "-c", wait, "-msky.jobs.controller"], env=mine),
         subprocess.Popen([sys.executable, "-c", wait, "my own program"], env=mine),
         subprocess.Popen([sys.executable, "-c", wait, "sky.server.server"]),
     ]
@@ -218,17 +222,17 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root is needed: hosts
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
     """A driver on a network of its own; the image is the user's cached one. Afterwards nothing may be left."""
     assert not missing(), f"missing: {[each.what for each in missing()]}; {apt_line(missing())}"
-    image = ensure_image(launcher_home() / "sandbox" / "images", print)
+    image = ensure_image(IMAGES, print)
     folder = tmp_path_factory.mktemp("hosts")
-    leftovers.clear(NETWORK, folder, folder / "home")
+    leftovers.clear(NETWORK, folder)
     NETWORK.up()
     shared = shared_folders(Path(sys.prefix), Path(sys.base_prefix))
     driver = LocalHosts(image=image.root, folder=folder, network=NETWORK, shared=shared, url=URL)
     yield driver
     driver.destroy_all()
-    assert leftovers.left(NETWORK, folder / "home") == [f"link {NETWORK.bridge}"]
-    leftovers.clear(NETWORK, folder, folder / "home")
-    assert leftovers.left(NETWORK, folder / "home") == []
+    assert leftovers.left(NETWORK, folder) == [f"link {NETWORK.bridge}"]
+    leftovers.clear(NETWORK, folder)
+    assert leftovers.left(NETWORK, folder) == []
 
 
 @pytest.fixture(scope="module")
@@ -330,9 +334,12 @@ def test_a_host_that_does_not_come_up_leaves_nothing(hosts: LocalHosts, key: Pat
 @needs_root
 def test_notice_of_the_end_reaches_programs_and_leaves_the_host(hosts: LocalHosts, key: Path) -> None:
     address = hosts.create("f", request(key))
+    program = "trap 'echo told > ~/told; exit' TERM; touch ~/ready; while :; do sleep 0.1; done"
     try:
         ssh(
-            key, address, "nohup sh -c 'trap \"echo told > ~/told; exit\" TERM; while :; do sleep 0.1; done' >&- 2>&- &"
+            key,
+            address,
+            f"setsid sh -c {shlex.quote(program)} </dev/null >/dev/null 2>&1 & until [ -e ~/ready ]; do sleep 0.1; done",
         )
         hosts.announce_end("f")
         time.sleep(1)
@@ -341,29 +348,69 @@ def test_notice_of_the_end_reaches_programs_and_leaves_the_host(hosts: LocalHost
         hosts.destroy("f")
 
 
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[whole.Sandbox]:
+    """A sandbox that is up, on a network of its own."""
+    made = whole.Sandbox(tmp_path / "sandbox")
+    made.folder.mkdir()
+    (made.folder / "images").symlink_to(IMAGES)
+    made.up(OTHER_NETWORK.number, print)
+    yield made
+    made.down()
+
+
+def rent(sandbox: whole.Sandbox, key: Path, name: str) -> None:
+    """Rent a machine of the emulated Lambda and wait for its host."""
+    url = f"{OTHER_NETWORK.url}/lambda/api/v1"
+    public = {"name": "mine", "public_key": key.with_suffix(".pub").read_text()}
+    fetch_json(f"{url}/ssh-keys", timeout_s=10, key="x", body=public)
+    order = {"region_name": "us-east-1", "instance_type_name": "cpu_4x_general", "ssh_key_names": ["mine"]}
+    fetch_json(f"{url}/instance-operations/launch", timeout_s=10, key="x", body={**order, "name": name})
+    deadline = time.monotonic() + 20
+    while not sandbox.ask("status")["instances"][0]["ip"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 @pytest.mark.sandbox
 @needs_root
-def test_after_a_killed_cloud_down_leaves_nothing(key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hosts of a killed cloud run on: they are found by the names of their namespaces."""
-    sandbox = whole.Sandbox(tmp_path)
-    (tmp_path / "images").symlink_to(launcher_home() / "sandbox" / "images")
-    number = 79
-    url = sandbox.up(number, print)
-    assert url == "http://10.78.79.1:8777"
-    body = {"region_name": "us-east-1", "instance_type_name": "cpu_4x_general", "ssh_key_names": [], "name": "orphan"}
-    from launcher.cloud.fetch import fetch_json
+def test_what_is_rented_is_a_host_and_down_leaves_nothing(sandbox: whole.Sandbox, key: Path) -> None:
+    rent(sandbox, key, "rented")
+    (instance,) = sandbox.ask("status")["instances"]
+    assert (instance["name"], instance["is_alive"]) == ("rented", True)
+    address = HostAddress(instance["ip"], instance["ssh_port"], instance["user"])
+    assert ssh(key, address, "whoami").stdout == "ubuntu\n"
+    with pytest.raises(Refused, match="is up in"):
+        sandbox.up(OTHER_NETWORK.number, print)
+    with pytest.raises(Refused, match="network 79 is that of"):
+        whole.Sandbox(sandbox.folder.parent / "another").up(OTHER_NETWORK.number, print)
+    sandbox.down()
+    assert leftovers.left(OTHER_NETWORK, sandbox.folder) == []
+    assert not sandbox.hosts.exists()
 
-    fetch_json(f"{url}/lambda/api/v1/instance-operations/launch", timeout_s=10, key="x", body=body)
-    deadline = time.monotonic() + 20
-    while not sandbox.ask("status")["instances"][0]["is_alive"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [each["name"] for each in sandbox.ask("status")["instances"]] == ["orphan"]
+
+@pytest.mark.sandbox
+@needs_root
+def test_after_a_killed_cloud_down_leaves_nothing(sandbox: whole.Sandbox, key: Path) -> None:
+    """The hosts of a killed cloud run on: they are found by the names of their namespaces."""
+    rent(sandbox, key, "orphan")
     running = sandbox.running()
     assert running is not None
-    os.kill(running.pid, 9)
-    assert Network(number).processes()
+    os.kill(running.pid, signal.SIGKILL)
+    assert OTHER_NETWORK.processes()
     sandbox.down()
-    assert leftovers.left(Network(number), sandbox.home) == []
-    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+    assert leftovers.left(OTHER_NETWORK, sandbox.folder) == []
+    assert str(sandbox.folder) not in Path("/proc/mounts").read_text()
     assert not sandbox.hosts.exists()
     assert sandbox.running() is None
+
+
+@pytest.mark.sandbox
+@needs_root
+def test_up_clears_what_a_killed_one_left(sandbox: whole.Sandbox, key: Path) -> None:
+    rent(sandbox, key, "orphan")
+    running = sandbox.running()
+    assert running is not None
+    os.kill(running.pid, signal.SIGKILL)
+    sandbox.up(OTHER_NETWORK.number, print)
+    assert OTHER_NETWORK.processes() == []
+    assert sandbox.ask("status")["instances"] == []

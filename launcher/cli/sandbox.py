@@ -95,7 +95,8 @@ def invoice(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(charged, indent=2))
         return
     if charged["lines"]:
-        wide_console().print(_table(charged["lines"], tuple(charged["lines"][0])))
+        columns = ("provider", "name", "instance_type", "kind", "usd_per_hour", "seconds", "usd")
+        wide_console().print(_table(charged["lines"], columns))
     typer.echo(f"total: ${charged['total_usd']:.6f}")
 
 
@@ -113,7 +114,7 @@ def fault(
 
     body: dict[str, Any] = {"op": op, "how": how, "provider": provider, "times": times}
     body |= {key: value for key, value in (("seconds", seconds), ("factor", factor)) if value is not None}
-    Sandbox().ask("fault", body)
+    Sandbox().add_fault(body)
 
 
 def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:

@@ -12,24 +12,28 @@ import psutil
 
 from launcher.sandbox.network import Network
 
-_SKYPILOT = re.compile(r"\bsky\b|skypilot|multiprocessing", re.IGNORECASE)
+SERVICE = "launcher.sandbox.service"
+_SKYPILOT = re.compile(r"(\b|-m)sky\b|skypilot|multiprocessing", re.IGNORECASE)
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
 
-def clear(network: Network, hosts: Path, home: Path) -> None:
-    """End SkyPilot's processes of that home, then every host, and remove namespaces, links and disks."""
-    end(skypilot_processes(home))
+def clear(network: Network, folder: Path) -> None:
+    """End the cloud and SkyPilot's processes of the sandbox in that folder, then its hosts; remove what they leave."""
+    end(process for process, of in services(network) if of == folder or not of.exists())
+    end([*skypilot_processes(folder / "home"), *connections_into(network)])
     # A host's first process takes its others along; who is killed beside it does no harm.
     end(_processes(network.processes()), grace_s=0)
     network.remove()
-    shutil.rmtree(hosts, ignore_errors=True)
+    shutil.rmtree(folder / "hosts", ignore_errors=True)
 
 
-def left(network: Network, home: Path) -> list[str]:
+def left(network: Network, folder: Path) -> list[str]:
     """What `clear` would end or remove, in words."""
     found = [f"namespace {name}" for name in network.namespaces()]
     found += [f"link {name}" for name in network.links()]
-    found += [f"process {process.pid}" for process in skypilot_processes(home)]
+    clouds = [process for process, of in services(network) if of == folder or not of.exists()]
+    ours = [*clouds, *skypilot_processes(folder / "home"), *connections_into(network)]
+    found += [f"process {process.pid} ({process.name()})" for process in ours]
     return found
 
 
@@ -46,8 +50,20 @@ def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> None:
     psutil.wait_procs(still, timeout=10)
 
 
+def services(network: Network) -> list[tuple[psutil.Process, Path]]:
+    """The clouds that run on that network, each with the folder of its sandbox."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(*_GONE):
+            command = process.cmdline()
+            if SERVICE in command:
+                folder, number = command[command.index(SERVICE) + 1 :][:2]
+                found += [(process, Path(folder))] if number == str(network.number) else []
+    return found
+
+
 def skypilot_processes(home: Path) -> list[psutil.Process]:
-    """SkyPilot's processes that live in that home directory: API server, its workers, controllers, their ssh.
+    """SkyPilot's processes that live in that home directory: API server, its workers, controllers.
 
     Its workers retitle themselves, which overwrites their environment: those are known by a file they hold open, or by
     their parent. Other programs of a shell that is in the sandbox are the user's, and left alone.
@@ -62,9 +78,19 @@ def skypilot_processes(home: Path) -> list[psutil.Process]:
     return list(found.values())
 
 
+def connections_into(network: Network) -> list[psutil.Process]:
+    """SSH clients of this machine that hold a connection to a host: SkyPilot keeps theirs open behind its back."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(*_GONE):
+            if process.name() == "ssh":
+                ends = [each.raddr.ip for each in process.net_connections("tcp4") if each.raddr]
+                found += [process] if any(network.has(end) for end in ends) else []
+    return found
+
+
 def _is_skypilot(process: psutil.Process) -> bool:
-    name, command = process.name(), " ".join(process.cmdline())
-    return name == "ssh" or (not name.endswith("sh") and bool(_SKYPILOT.search(command)))
+    return not process.name().endswith("sh") and bool(_SKYPILOT.search(" ".join(process.cmdline())))
 
 
 def _lives_in(process: psutil.Process, home: Path) -> bool:

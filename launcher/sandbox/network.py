@@ -57,6 +57,10 @@ class Network:
         """Where a host is reached."""
         return f"10.78.{self.number}.{host}"
 
+    def has(self, address: str) -> bool:
+        """Whether that is one of its addresses."""
+        return address.startswith(self.address(0).removesuffix("0"))
+
     def name(self, host: int) -> str:
         """Of its namespace and of the machine's end of its cable (at most 15 characters)."""
         return f"{self.bridge}-{host}"

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import ValidationError
 
 from launcher.cloud.fetch import SourceFailed, fetch_json
 from launcher.cost.ledger import launcher_home
-from launcher.errors import LauncherError, Refused
+from launcher.errors import BadInput, LauncherError, Refused
+from launcher.faults import fault_lines
 from launcher.sandbox import leftovers
 from launcher.sandbox.doctor import apt_line, missing
+from launcher.sandbox.faults import Fault
 from launcher.sandbox.home import as_environment, environment, outside_environment, prepare_home
 from launcher.sandbox.image import ensure_image
 from launcher.sandbox.network import Network
@@ -85,6 +88,9 @@ class Sandbox:
         before = self.running()
         if before is not None and before.is_alive:
             raise Refused(f"sandbox: is up in {self.folder} (process {before.pid}); launcher sandbox down ends it")
+        for process, folder in leftovers.services(Network(number)):
+            if folder != self.folder and folder.exists():
+                raise Refused(f"sandbox: network {number} is that of {folder} (process {process.pid}); take another")
         self.clear(number)
         self.folder.mkdir(parents=True, exist_ok=True)
         image = ensure_image(self.folder / "images", say)
@@ -93,7 +99,7 @@ class Sandbox:
         network.up()
         say("starting the cloud")
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "launcher.sandbox.service", str(self.folder), str(number), str(image.root)]
+            command = [sys.executable, "-m", leftovers.SERVICE, str(self.folder), str(number), str(image.root)]
             cloud = subprocess.Popen(
                 command,
                 env=outside_environment(),
@@ -120,13 +126,13 @@ class Sandbox:
         """Remove whatever a sandbox of that network, or the last of this folder, has left."""
         before = self.running()
         for each in {number, before.network if before else number}:
-            leftovers.clear(Network(each), self.hosts, self.home)
+            leftovers.clear(Network(each), self.folder)
         self._running.unlink(missing_ok=True)
 
     def left(self) -> list[str]:
         """Namespaces, links and processes that are still there, in words."""
         running = self.running()
-        return leftovers.left(Network(running.network if running else 0), self.home)
+        return leftovers.left(Network(running.network if running else 0), self.folder)
 
     def ask(self, path: str, body: Any = None) -> dict[str, Any]:
         """What the cloud's control answers.
@@ -141,6 +147,19 @@ class Sandbox:
             return fetch_json(f"{Network(running.network).url}/ctl/{path}", timeout_s=30, body=body)
         except SourceFailed as fault:
             raise SandboxFailed(f"sandbox: /ctl/{path}: {fault}") from None
+
+    def add_fault(self, fault: dict[str, Any]) -> None:
+        """Let something go wrong, the next time it can; `fault`: the fields of `faults.Fault`.
+
+        Raises:
+            BadInput: there is no such fault.
+            SandboxFailed: it is not up, or does not answer.
+        """
+        try:
+            Fault.model_validate(fault)
+        except ValidationError as wrong:
+            raise BadInput(*fault_lines(wrong, Fault, lambda _: "fault")) from None
+        self.ask("fault", fault)
 
     def variables(self) -> dict[str, str | None]:
         """The environment that puts a shell into the sandbox.

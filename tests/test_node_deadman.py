@@ -68,23 +68,17 @@ def deadman(tmp_path: Path, own_home: Path) -> Iterator[Callable[..., psutil.Pro
     started: list[psutil.Process] = []
 
     def start(seconds: float, grace: float = 2.0, teardown: str | None = None) -> psutil.Process:
-        before = started[-1].pid if started else None
         command = [sys.executable, "-m", "launcher.node.deadman", "--at", repr(time.time() + seconds)]
         command += ["--grace", str(grace), "--runs-dir", str(tmp_path / "runs")]
         command += ["--teardown", teardown] if teardown else []
         subprocess.run(command, cwd=ROOT, check=True, timeout=60)
-        wait_until(lambda: pid_file.exists() and read_pid(pid_file) != before, "a deadman watches")
-        started.append(psutil.Process(read_pid(pid_file)))
+        started.append(psutil.Process(json.loads(pid_file.read_text(encoding="utf-8"))["pid"]))
         return started[-1]
 
     yield start
     for process in started:
         if process.is_running():
             process.kill()
-
-
-def read_pid(pid_file: Path) -> int:
-    return int(json.loads(pid_file.read_text(encoding="utf-8"))["pid"])
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -124,6 +118,24 @@ def test_a_second_one_replaces_the_first(deadman: Callable[..., psutil.Process])
     second = deadman(seconds=2000)
     wait_until(lambda: is_gone(first), "the first has gone")
     assert second.is_running()
+
+
+def test_one_that_cannot_start_says_so(own_home: Path, tmp_path: Path) -> None:
+    (own_home / "deadman.json").mkdir(parents=True)  # where its name should go
+    command = [sys.executable, "-m", "launcher.node.deadman", "--hours", "1", "--runs-dir", str(tmp_path)]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert answer.returncode != 0 and "the deadman does not start" in answer.stderr
+
+
+def test_runs_that_cannot_be_read_do_not_save_the_machine(
+    train: Callable[..., tuple], deadman: Callable[..., psutil.Process], tmp_path: Path
+) -> None:
+    folder, _ = train("broken", HUNG)
+    (folder.path / "deadline.json").mkdir()
+    folder.record_file.unlink()
+    folder.record_file.mkdir()
+    deadman(seconds=0, grace=0.1, teardown=f"touch {tmp_path}/torn-down")
+    wait_until((tmp_path / "torn-down").exists, "torn down")
 
 
 def test_a_teardown_that_fails_is_tried_again_with_growing_pauses(tmp_path: Path) -> None:

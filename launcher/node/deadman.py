@@ -13,16 +13,19 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from launcher.cost.ledger import launcher_home
+from launcher.errors import LauncherError
 from launcher.node.heartbeat import trainer_of
 from launcher.rundir import RunFolder, write_atomically
-from launcher.train.deadline import POLL_SECONDS, STOP_FILE, end, same_process
+from launcher.train.deadline import POLL_SECONDS, READY, STOP_FILE, end, same_process
 
 PID_FILE = "deadman.json"  # in LAUNCHER_HOME
 GRACE_SECONDS = 120.0  # to write a last checkpoint of a large model
@@ -83,23 +86,35 @@ def tear_down(command: str, pause: Callable[[float], None] = time.sleep) -> None
         pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
 
 
-def detach(log: Path) -> bool:
-    """Go on as a process that belongs to nobody: own session, parent 1, output in `log`. False in the one left behind.
+def detach(log: Path) -> int | None:
+    """Go on as a process that belongs to nobody: own session, parent 1, output in `log`.
 
     Twice forked, as SkyPilot's own watchers are, because it ends the descendants of a job that it cancels.
+
+    Returns:
+        In the process that goes on: where it writes READY once it watches. None in the one left behind, once it does.
+
+    Raises:
+        LauncherError: it does not start; without it nothing ends a node that hangs, so none may be used.
     """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    answer, ready = os.pipe()
     if os.fork():
+        os.close(ready)
         os.wait()
-        return False
+        with os.fdopen(answer, "rb") as said:
+            if said.read() != READY:
+                raise LauncherError(f"the deadman does not start; {log} says why")
+        return None
+    os.close(answer)
     os.setsid()
     if os.fork():
         os._exit(0)
-    log.parent.mkdir(parents=True, exist_ok=True)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    return True
+    return ready
 
 
 def take_over(pid_file: Path) -> None:
@@ -113,7 +128,8 @@ def take_over(pid_file: Path) -> None:
     pid_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(pid_file, json.dumps({"pid": me.pid, "created": me.create_time()}))
     if process is not None and process.pid != me.pid:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,16 +144,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     at = options.at if options.at is not None else time.time() + 3600 * options.hours
     runs_dir, pid_file = options.runs_dir.absolute(), launcher_home().absolute() / PID_FILE
-    if not detach(pid_file.with_suffix(".log")):
+    ready = detach(pid_file.with_suffix(".log"))
+    if ready is None:
         return
     take_over(pid_file)
+    os.write(ready, READY)
+    os.close(ready)
     # The grace is part of the time that was bought.
     wait_until(at - options.grace)
     print("deadman: the deadline is reached", flush=True)
-    end_training(runs_dir, "deadline: the node's time is over; ended by its deadman", options.grace)
-    if options.teardown:
-        tear_down(options.teardown)
+    try:
+        end_training(runs_dir, "deadline: the node's time is over; ended by its deadman", options.grace)
+    finally:  # whatever is wrong with the runs, the machine goes
+        if options.teardown:
+            tear_down(options.teardown)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LauncherError as fault:
+        sys.exit(f"error: {fault}")

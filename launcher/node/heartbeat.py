@@ -149,7 +149,7 @@ def trainer_of(folder: RunFolder) -> psutil.Process | None:
     """The process that trains this run now, or None."""
     try:
         record = folder.read_record()
-    except LauncherError:
+    except (LauncherError, OSError):  # no record, or not yet
         return None
     if record.state != RunState.RUNNING or record.pid is None or record.pid_created_at is None:
         return None

@@ -3,7 +3,7 @@
 `python3 -m launcher.node.check_node --gpu RTX4090 --gpus 1 --gpu-memory 24 --needs-gib 23.1 --disk 85 --host-memory 64`
 
 Marketplaces rent out the wrong card, or one that another program uses. What does not fit is said in one line on
-stderr, exit code 3. The standard library of the node's own Python (3.9 or newer) is enough, because the project's
+stderr, exit code 3. The standard library of the node's own Python (3.10 or newer) is enough, because the project's
 environment is one of the downloads.
 """
 

@@ -22,6 +22,10 @@ from launcher.cost.ledger import default_ledger
 from launcher.cost.ledger_entry import LedgerEntry, LedgerEvent
 from launcher.cost.offer import Provider
 from launcher.doctor import Finding, Occasion, Verdict, examine, faults
+from launcher.sandbox.clock import RealClock
+from launcher.sandbox.cloud import SandboxCloud
+from launcher.sandbox.driver import VirtualHosts
+from launcher.sandbox.server import serve
 from launcher.settings import Settings
 
 KEY, TOKEN = "provider-key-5f3a", "hf_token_77"
@@ -349,6 +353,22 @@ def test_offline_asks_nobody_and_finds_nothing_of_others_in_order(world: World) 
     assert {f.verdict for name, f in found.items() if name not in ours} == {Verdict.NOT_CHECKED}
     assert {"vast key", "runpod balance", f"model {MODEL}"} <= set(found)
     assert world.asked == []
+
+
+def test_in_the_sandbox_the_emulated_providers_are_asked_without_any_real_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(SandboxCloud(RealClock(), VirtualHosts()), "127.0.0.1", 0)
+    try:
+        monkeypatch.setenv("LAUNCHER_SANDBOX", "1")
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        found = look(worst_case_usd=15.0)
+    finally:
+        server.stop()
+    assert not faults(list(found.values()))
+    for provider in ALL:
+        assert verdicts(found, f"{provider} key") == (Verdict.OK, "accepted; 0 machines rented there now")
+        assert found[f"{provider} clock"].verdict == Verdict.OK
+    assert found["runpod balance"].verdict == Verdict.OK
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

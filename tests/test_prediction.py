@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from launcher.planning.planner import Planner
 from launcher.prediction import predict_here, predictions_of, write_predictions
 from launcher.report.estimates import estimate_table
 from launcher.report.view import read_run
+from launcher.run import create_runs, plan_run
 from launcher.rundir import RunFolder, RunRecord, RunState
 from launcher.tokens import TokenCount, stated_tokens
 from tests.conftest import ROOT
@@ -107,3 +110,18 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
     write_predictions(folders, predictions_of(best(gpus=1, machines=2), jobs(), Limits(), PLANNED_AT))
     assert "predicted by the plan" in str(estimate_table(read_run(folders[0])))
     assert not folders[1].prediction_file.exists()
+
+
+def test_a_local_run_keeps_its_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = predictions_of(best(gpus=1, machines=2), jobs(), Limits(), PLANNED_AT)
+    asked: list[str] = []
+
+    def predict(specs: Sequence[JobSpec]) -> dict[str, Any]:
+        asked.extend(spec.name for spec in specs)
+        return told
+
+    monkeypatch.setattr("launcher.run.predict_here", predict)
+    planned = plan_run(load_job(ROOT / "jobs/veran-tools.yaml", "tiny"), "tiny")
+    [folder] = create_runs([planned], tmp_path, "g")
+    assert asked == ["veran-tools"]
+    assert folder.read_json(folder.prediction_file) == told["veran-tools"]

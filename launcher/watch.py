@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -115,22 +116,35 @@ class Watching:
 def watch(say: Callable[[str], None], interval_s: float = INTERVAL_S, until_idle: bool = False) -> None:
     """Watch until interrupted, or until nothing has been rented for IDLE_S; one process at a time.
 
+    Every line goes to `say` and, with the time, into LOG_FILE.
+
     Raises:
         LauncherError: another watcher runs.
     """
     observer = Observer(default_ledger(), RealClouds(), Clock())
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
+    note = _into_log_too(say, folder / LOG_FILE)
     goes_on = True
     while goes_on:
         with _only_watcher(folder):
             _write_pid_file(folder, observer.clouds)
             asked = ", ".join(observer.clouds.names()) or "no provider has a key here"
-            say(f"watching every {interval_s:g} s: {asked}")
-            _pass_after_pass(observer, say, interval_s, until_idle)
+            note(f"watching every {interval_s:g} s: {asked}")
+            _pass_after_pass(observer, note, interval_s, until_idle)
         # Whoever wrote an intent in this moment took this watcher for a running one.
         goes_on = any(rental.is_open for rental in rented_rentals(observer.ledger))
-    say("nothing is rented any more: the watcher ends")
+    note("nothing is rented any more: the watcher ends")
+
+
+def _into_log_too(say: Callable[[str], None], path: Path) -> Callable[[str], None]:
+    def note(line: str) -> None:
+        say(line)
+        # A full disk must not end what watches.
+        with suppress(OSError), path.open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+
+    return note
 
 
 def _pass_after_pass(observer: Observer, say: Callable[[str], None], interval_s: float, until_idle: bool) -> None:
@@ -199,7 +213,7 @@ def _start() -> Watching:
             [sys.executable, "-m", "launcher", "watch", "--until-idle"],
             start_new_session=True,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.DEVNULL,  # it writes its log itself
             stderr=log,
             env=os.environ | {"PYTHONPATH": path},
         )

@@ -26,6 +26,7 @@ from launcher.reconcile import Observer, rental_of
 from launcher.teardown import TeardownUnconfirmed, look_again, tear_down
 from launcher.watch import ensure_watcher, running_watcher, watch_once
 from tests.fake_clouds import HOUR_S, FakeClouds
+from tests.rental_servers import KEY, emulated
 
 NAME = "launcher-g-1"
 HEAD = "launcher-g-1-3fa2c1d0-head"
@@ -448,6 +449,28 @@ def test_ctrl_c_ends_it_cleanly_and_the_next_one_starts() -> None:
     assert "not watched from here any more" in shown and "Traceback" not in shown
     assert running_watcher() is None
     assert ensure_watcher() != first.pid
+
+
+@pytest.mark.usefixtures("no_keys", "end_watcher")
+def test_the_process_ends_what_is_overdue_with_nobody_else_left(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth layer alone: no launch, no node, no deadline process; a ledger line and the provider's list."""
+    with emulated() as clouds:
+        for provider in RENTED:
+            monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
+            monkeypatch.setenv(f"LAUNCHER_{provider.upper()}_URL", f"{clouds.url}/{provider}")
+        now = time.time()
+        default_ledger().append(
+            LedgerEntry(now - 7200, LedgerEvent.INTENT, "r", "g", "runpod", NAME, 0.5, deadline_at=now - 3600)
+        )
+        clouds.rent("runpod", HEAD)
+        clouds.rent("vast", "launcher-elsewhere-1-head")
+        ensure_watcher(["runpod", "vast"])
+        assert within(30, lambda: not any(rental.is_open for rental in default_ledger().rentals()))
+        assert clouds.rented() == [] and len(default_ledger().rentals()) == 2
+        assert within(10, lambda: f"{NAME}: ended, confirmed" in (own_home / "watch.log").read_text())
+        assert KEY not in (own_home / "watch.log").read_text() + default_ledger().path.read_text()
 
 
 def test_where_it_cannot_start_nothing_is_rented(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

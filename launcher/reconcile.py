@@ -17,8 +17,12 @@ from launcher.cloud.rented import MachineStatus, Rented
 from launcher.cost.ledger import Ledger, LedgerEntry, LedgerEvent, Rental
 from launcher.cost.offer import Provider
 from launcher.cost.rental import Machine
+from launcher.errors import BadInput
 
 NAME_PREFIX = "launcher-"
+# Lambda's limit of 57 (`sky/clouds/lambda_cloud.py`) less the 9 that SkyPilot appends; a longer name is cut off by it,
+# and then no list shows whose machine it is.
+MOST_NAME_LENGTH = 48
 UNKNOWN_RUN = "(unknown)"
 # How often the ledger gets a line for a machine of which nothing else is to be said.
 HEARTBEAT_S = 600.0
@@ -72,10 +76,28 @@ class Observer:
         return failures
 
 
+def rental_name(group: str, number: int) -> str:
+    """The name of a group's cluster, by which the providers' lists can be asked for its machines.
+
+    Raises:
+        BadInput: it is too long to stay whole there.
+    """
+    name = f"{NAME_PREFIX}{group}-{number}"
+    if len(name) > MOST_NAME_LENGTH:
+        most = MOST_NAME_LENGTH - (len(name) - len(group))
+        raise BadInput(f"name {group!r}: {len(group)} characters; at most {most}, or no list shows whose a machine is")
+    return name
+
+
 def rental_of(name: str, rentals: Iterable[Rental]) -> Rental | None:
     """The rental to which a machine of this name belongs: `launcher-g-1` to `launcher-g-1-3fa2-head`."""
-    owners = [rental for rental in rentals if name == rental.name or name.startswith(f"{rental.name}-")]
+    owners = [rental for rental in rentals if f"{_on_cloud(name)}-".startswith(f"{_on_cloud(rental.name)}-")]
     return max(owners, key=lambda rental: len(rental.name), default=None)
+
+
+def _on_cloud(name: str) -> str:
+    """As SkyPilot writes it to providers (`make_cluster_name_on_cloud` in `sky/utils/common_utils.py`)."""
+    return name.replace(".", "-").replace("_", "-").lower()
 
 
 @dataclass(frozen=True)

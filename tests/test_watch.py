@@ -21,8 +21,8 @@ from launcher import watch as watching
 from launcher.cloud.rented import MachineStatus
 from launcher.cost.ledger import Ledger, LedgerEntry, LedgerEvent, Rental, default_ledger
 from launcher.cost.offer import RENTED
-from launcher.errors import LauncherError
-from launcher.reconcile import Observer, rental_of
+from launcher.errors import BadInput, LauncherError
+from launcher.reconcile import Observer, rental_name, rental_of
 from launcher.teardown import TeardownUnconfirmed, look_again, tear_down
 from launcher.watch import ensure_watcher, running_watcher, watch_once
 from tests.fake_clouds import HOUR_S, FakeClouds
@@ -114,6 +114,20 @@ def test_machines_belong_to_the_longest_name_that_fits(scene: Scene) -> None:
     }
     assert [rental and rental.name for rental in owners.values()] == ["launcher-g-1", "launcher-g-10", "launcher-g-1-2"]
     assert rental_of("launcher-g-2-aa-head", scene.ledger.rentals()) is None
+
+
+def test_a_name_is_recognised_as_skypilot_writes_it_to_providers(scene: Scene) -> None:
+    """Else the watcher would take a run's own machine for a stranger's and end it."""
+    scene.intend("launcher-My_Group.v2-1")
+    scene.clouds.rent("launcher-my-group-v2-1-3fa2c1d0-head")
+    assert watch_once(scene.observer).ended == () and len(scene.rental("launcher-My_Group.v2-1").present) == 1
+
+
+def test_a_name_that_would_not_stay_whole_is_refused() -> None:
+    assert rental_name("20260108-120000-3fa2", 12) == "launcher-20260108-120000-3fa2-12"
+    assert len(rental_name("g" * 37, 1)) == 48
+    with pytest.raises(BadInput, match="38 characters; at most 37"):
+        rental_name("g" * 38, 1)
 
 
 def test_a_machine_that_vanished_is_lost_and_costs_no_more(scene: Scene) -> None:

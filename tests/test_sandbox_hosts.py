@@ -339,7 +339,7 @@ def test_notice_of_the_end_reaches_programs_and_leaves_the_host(hosts: LocalHost
         ssh(
             key,
             address,
-            f"setsid sh -c {shlex.quote(program)} </dev/null >/dev/null 2>&1 & until [ -e ~/ready ]; do sleep 0.1; done",
+            f"setsid sh -c {shlex.quote(program)} <&- >&- 2>&- & until [ -e ~/ready ]; do sleep 0.1; done",
         )
         hosts.announce_end("f")
         time.sleep(1)

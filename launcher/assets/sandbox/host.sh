@@ -48,7 +48,8 @@ if [ -e "$config/gpus" ]; then
 fi
 
 # Clients of the providers inside the host (SkyPilot's autodown) must find the sandbox too.
-for packages in "$root"/home/ubuntu/skypilot-runtime/lib/python3*/site-packages; do
+lambda_home=home/ubuntu # root has a link to what lies there
+for packages in "$root/$lambda_home"/skypilot-runtime/lib/python3*/site-packages; do
     cp "$config/launcher_sandbox_redirect.py" "$config/launcher_sandbox_redirect.pth" "$packages/"
 done
 

@@ -10,6 +10,7 @@
 set -euo pipefail
 say() { echo "image: $* (${SECONDS} s)"; }
 runtime_pins='setuptools<70 click<8.3.0 ray[default]==2.9.3 pydantic-core==2.41.1' # as SkyPilot's own set-up has them
+lambda_home=home/ubuntu
 packages=openssh-server,rsync,sudo,curl,ca-certificates,git,patch,procps,psmisc,iproute2,lsof,netcat-openbsd
 packages+=,python3,python3-venv,python3-dev
 
@@ -39,13 +40,13 @@ PermitRootLogin yes
 MaxStartups 200
 MaxSessions 200
 CONF
-for home in home/ubuntu root; do
+for home in $lambda_home root; do
     mkdir -p "$ROOT/$home/.local/bin" "$ROOT/$home/.ssh"
     cp "$UV" "$ROOT/$home/.local/bin/uv"
     chmod 700 "$ROOT/$home/.ssh"
 done
-inside chown -R ubuntu:ubuntu /home/ubuntu
-chmod 755 "$ROOT/home/ubuntu"
+inside chown -R ubuntu:ubuntu "/$lambda_home"
+chmod 755 "$ROOT/$lambda_home"
 chmod 711 "$ROOT/root" # folders shared below it must be reachable by ubuntu
 
 mount --bind /etc/resolv.conf "$ROOT/etc/resolv.conf"
@@ -72,14 +73,14 @@ done
 
 say "SkyPilot's wheel"
 wheel=$(cd "$WHEELS" && echo */*.whl)
-for home in home/ubuntu root; do
+for home in $lambda_home root; do
     mkdir -p "$ROOT/$home/.sky/wheels"
     cp -r "$WHEELS/${wheel%/*}" "$ROOT/$home/.sky/wheels/"
     echo "${wheel%/*}" >"$ROOT/$home/.sky/wheels/current_sky_wheel_hash"
 done
-inside chown -R ubuntu:ubuntu /home/ubuntu/.sky
+inside chown -R ubuntu:ubuntu "/$lambda_home"
 as ubuntu uv pip install --quiet --offline --no-deps --reinstall --python skypilot-runtime/bin/python ".sky/wheels/$wheel"
-ln -sfn /home/ubuntu/skypilot-runtime "$ROOT/root/skypilot-runtime"
+ln -sfn "/$lambda_home/skypilot-runtime" "$ROOT/root/skypilot-runtime"
 
 mkdir -p "$ROOT/etc/uv"
 echo 'offline = true' >"$ROOT/etc/uv/uv.toml"

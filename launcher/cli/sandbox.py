@@ -53,9 +53,7 @@ def down() -> None:
     """End it: hosts, network, SkyPilot's processes in it. The image stays."""
     from launcher.sandbox.sandbox import Sandbox
 
-    sandbox = Sandbox()
-    sandbox.down()
-    left = sandbox.left()
+    left = Sandbox().down()
     if left:
         raise Refused(f"sandbox: still there: {', '.join(left)}")
     Console(stderr=True).print("sandbox: down, nothing left")

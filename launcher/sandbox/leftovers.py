@@ -18,23 +18,28 @@ _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
 
 def clear(network: Network, folder: Path) -> None:
-    """End the cloud and SkyPilot's processes of the sandbox in that folder, then its hosts; remove what they leave."""
-    end(process for process, of in services(network) if of == folder or not of.exists())
-    end([*skypilot_processes(folder / "home"), *connections_into(network)])
-    # A host's first process takes its others along; who is killed beside it does no harm.
-    end(_processes(network.processes()), grace_s=0)
-    network.remove()
+    """End the cloud and SkyPilot's processes of the sandbox in that folder, then its hosts; remove what they leave.
+
+    A network that a living sandbox of another folder has is left alone.
+    """
+    end(skypilot_processes(folder / "home"))
+    if other_sandbox(network, folder) is None:
+        end([*(process for process, _ in services(network)), *connections_into(network)])
+        # A host's first process takes its others along; who is killed beside it does no harm.
+        end(_processes(network.processes()), grace_s=0)
+        network.remove()
     shutil.rmtree(folder / "hosts", ignore_errors=True)
 
 
 def left(network: Network, folder: Path) -> list[str]:
     """What `clear` would end or remove, in words."""
-    found = [f"namespace {name}" for name in network.namespaces()]
-    found += [f"link {name}" for name in network.links()]
-    clouds = [process for process, of in services(network) if of == folder or not of.exists()]
-    ours = [*clouds, *skypilot_processes(folder / "home"), *connections_into(network)]
-    found += [f"process {process.pid} ({process.name()})" for process in ours]
-    return found
+    processes = skypilot_processes(folder / "home")
+    found = []
+    if other_sandbox(network, folder) is None:
+        found += [f"namespace {name}" for name in network.namespaces()]
+        found += [f"link {name}" for name in network.links()]
+        processes += [*(process for process, _ in services(network)), *connections_into(network)]
+    return found + [f"process {process.pid} ({process.name()})" for process in processes]
 
 
 def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> None:
@@ -60,6 +65,11 @@ def services(network: Network) -> list[tuple[psutil.Process, Path]]:
                 folder, number = command[command.index(SERVICE) + 1 :][:2]
                 found += [(process, Path(folder))] if number == str(network.number) else []
     return found
+
+
+def other_sandbox(network: Network, folder: Path) -> Path | None:
+    """The folder of another sandbox that lives on that network, if any; one whose folder is gone is nobody's."""
+    return next((of for _, of in services(network) if of != folder and of.exists()), None)
 
 
 def skypilot_processes(home: Path) -> list[psutil.Process]:

@@ -62,7 +62,6 @@ class Sandbox:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or launcher_home() / "sandbox").absolute()
-        self.hosts = self.folder / "hosts"
         self.home = self.folder / "home"
         self.redirection = self.folder / "redirection"
         self.log = self.folder / "log.txt"
@@ -88,9 +87,9 @@ class Sandbox:
         before = self.running()
         if before is not None and before.is_alive:
             raise Refused(f"sandbox: is up in {self.folder} (process {before.pid}); launcher sandbox down ends it")
-        for process, folder in leftovers.services(Network(number)):
-            if folder != self.folder and folder.exists():
-                raise Refused(f"sandbox: network {number} is that of {folder} (process {process.pid}); take another")
+        other = leftovers.other_sandbox(Network(number), self.folder)
+        if other is not None:
+            raise Refused(f"sandbox: network {number} is that of the sandbox in {other}; take another with --network")
         self.clear(number)
         self.folder.mkdir(parents=True, exist_ok=True)
         image = ensure_image(self.folder / "images", say)
@@ -113,14 +112,17 @@ class Sandbox:
         self._await_answer(cloud, network.url)
         return network.url
 
-    def down(self) -> None:
-        """End the cloud, its hosts and SkyPilot's processes of its home; image and log stay."""
+    def down(self) -> list[str]:
+        """End the cloud, its hosts and SkyPilot's processes of its home; image and log stay.
+
+        Returns what is still there, in words: nothing, unless the system refuses.
+        """
         running = self.running()
-        if running is None:
-            return self.clear(0)
-        if running.is_alive:
+        number = running.network if running else 0
+        if running is not None and running.is_alive:
             leftovers.end([psutil.Process(running.pid)], grace_s=ENDS_WITHIN_S)
-        self.clear(running.network)
+        self.clear(number)
+        return leftovers.left(Network(number), self.folder)
 
     def clear(self, number: int) -> None:
         """Remove whatever a sandbox of that network, or the last of this folder, has left."""
@@ -128,11 +130,6 @@ class Sandbox:
         for each in {number, before.network if before else number}:
             leftovers.clear(Network(each), self.folder)
         self._running.unlink(missing_ok=True)
-
-    def left(self) -> list[str]:
-        """Namespaces, links and processes that are still there, in words."""
-        running = self.running()
-        return leftovers.left(Network(running.network if running else 0), self.folder)
 
     def ask(self, path: str, body: Any = None) -> dict[str, Any]:
         """What the cloud's control answers.
@@ -193,8 +190,10 @@ class Sandbox:
 
 
 def refuse_without_needs() -> None:
-    """Raises:
-    Refused: this machine lacks something, named in one line.
+    """Stop here on a machine that cannot have real hosts.
+
+    Raises:
+        Refused: it lacks something, named in one line.
     """
     lacking = missing()
     if not lacking:

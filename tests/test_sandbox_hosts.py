@@ -26,7 +26,7 @@ from launcher.sandbox import home, leftovers, redirect
 from launcher.sandbox import sandbox as whole
 from launcher.sandbox.doctor import Need, apt_line, missing
 from launcher.sandbox.driver import HostAddress, HostFailed, HostRequest
-from launcher.sandbox.hosts import LocalHosts, shared_folders
+from launcher.sandbox.hosts import LocalHosts, driver_name, shared_folders
 from launcher.sandbox.image import asset, ensure_image
 from launcher.sandbox.network import Network
 
@@ -188,6 +188,20 @@ def test_nvidia_smi_reports_the_cards_that_were_rented(tmp_path: Path) -> None:
     assert asked.stdout.splitlines() == ["index, memory.total [MiB]", "0, 24564 MiB", "1, 24564 MiB"]
     assert ask_cards(tmp_path, "-L").stdout.count("NVIDIA A10") == 2
     assert ask_cards(tmp_path, "--query-gpu=nonsense").returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("listed", "name"),
+    [
+        ("A10 (24 GB)", "NVIDIA A10"),
+        ("RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("RTX A6000", "NVIDIA RTX A6000"),
+        ("RTX 4000 Ada", "NVIDIA RTX 4000 Ada"),
+        ("NVIDIA L40S", "NVIDIA L40S"),
+    ],
+)
+def test_cards_have_the_drivers_names(listed: str, name: str) -> None:
+    assert driver_name(listed) == name
 
 
 # --- leftovers -------------------------------------------------------------------------------------------------------

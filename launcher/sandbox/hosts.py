@@ -166,7 +166,7 @@ class LocalHosts:
             texts["starts-ssh"] = ""
         if request.gpu is not None:
             cards = {
-                "name": _driver_name(request.gpu),
+                "name": driver_name(request.gpu),
                 "count": request.gpus,
                 "memory_mib": request.gpu_memory_mib or 0,
             }
@@ -229,8 +229,12 @@ def _speaks_ssh(address: str, port: int) -> bool:
         return False
 
 
-def _driver_name(gpu: str) -> str:
-    """What the driver calls the card: providers leave out the maker, and "GeForce" of those for games."""
-    if gpu.startswith("NVIDIA"):
-        return gpu
-    return f"NVIDIA GeForce {gpu}" if re.match(r"[GR]TX [1-5]0[5-9]0\b", gpu) else f"NVIDIA {gpu}"
+def driver_name(gpu: str) -> str:
+    """What the driver calls a card of that listing.
+
+    Providers leave out the maker, and "GeForce" of those for games; Lambda adds the memory: "A10 (24 GB)".
+    """
+    plain = gpu.partition(" (")[0]
+    if plain.startswith("NVIDIA"):
+        return plain
+    return f"NVIDIA GeForce {plain}" if re.match(r"[GR]TX [1-5]0[5-9]0\b", plain) else f"NVIDIA {plain}"

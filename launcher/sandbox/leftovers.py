@@ -42,7 +42,7 @@ def left(network: Network, folder: Path) -> list[str]:
     return found + [f"process {process.pid} ({process.name()})" for process in processes]
 
 
-def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> None:
+def end(processes: Iterable[psutil.Process], grace_s: float = 2.0) -> None:
     """Ask the processes to end, and kill those that have not after `grace_s`."""
     ended = list(processes)
     for process in ended if grace_s else ():

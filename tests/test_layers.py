@@ -56,6 +56,7 @@ FLOORS = {
     "launcher.spend": 4,
     "launcher.status": 4,
     "launcher.plan": 4,
+    "launcher.launching": 4,
     "launcher.seeds": 4,
     "launcher.report": 4,
     "launcher.cli": 5,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from launcher import __version__
-from launcher.cli import account, business, cloud, data, fit, jobs, offers, plan, runs, sandbox
+from launcher.cli import account, business, cloud, data, fit, jobs, launch, offers, plan, runs, sandbox
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ runs.add_commands(app)
 offers.add_commands(app)
 fit.add_commands(app)
 plan.add_commands(app)
+launch.add_commands(app)
 business.add_commands(app)
 account.add_commands(app)
 cloud.add_commands(app)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from launcher.offers import Gathered
     from launcher.plan import PlanResult
     from launcher.planning.needs import CountTokens
-    from launcher.planning.plan import Plan
+    from launcher.planning.plan import Limits, Plan
 
 ROWS_SHOWN = 12
 CARDS_SHOWN = 24
@@ -70,9 +70,8 @@ def plan(
     if not job:
         raise BadInput("plan: a job file is needed, such as jobs/veran-tools.yaml (or --seeds)")
     from launcher.plan import make_plan
-    from launcher.planning.plan import Limits
 
-    limits = Limits(_parsed("--max-usd", max_usd, parse_usd), _parsed("--deadline", deadline, parse_duration), spot)
+    limits = read_limits(max_usd, deadline, spot)
     specs = load_all(job, preset)
     _refuse_twins([spec.name for spec in specs])
     count = _token_counter(rows, tokens_per_row)
@@ -88,6 +87,17 @@ def plan(
         _print(result, every, html)
     if not result.planned.plans:
         raise Refused(f"{', '.join(spec.name for spec in specs)}: no offer can run this within its limits")
+
+
+def read_limits(max_usd: str | None, deadline: str | None, spot: bool) -> Limits:
+    """The limits of a plan, from what stands on the command line.
+
+    Raises:
+        BadInput: an amount or a duration cannot be read.
+    """
+    from launcher.planning.plan import Limits
+
+    return Limits(_parsed("--max-usd", max_usd, parse_usd), _parsed("--deadline", deadline, parse_duration), spot)
 
 
 def _parsed(option: str, text: str | None, parse: Callable[[Any], float]) -> float | None:
@@ -147,7 +157,7 @@ def _print(result: PlanResult, every: bool, html: Path | None) -> None:
         console.print(f"[bold red]no plan for {title}[/]")
     if result.suggestions:
         console.print("\n[bold]the smallest change that would do[/]")
-        _lines(console, [f"{s.change}: {_sentence(s.plan)}" for s in result.suggestions])
+        _lines(console, [f"{s.change}: {plan_sentence(s.plan)}" for s in result.suggestions])
     _print_why_not(console, result.why_not)
     if result.alternative is not None:
         console.print(f"\n[bold]{result.alternative.change}[/], at equal steps, the best plan of each card")
@@ -224,7 +234,8 @@ def _machine(plan: Plan) -> str:
     return f"{offer.provider} {offer.gpus}x {offer.gpu} {offer.gpu_memory_gib:g} GB" + (" spot" if offer.spot else "")
 
 
-def _sentence(plan: Plan) -> str:
+def plan_sentence(plan: Plan) -> str:
+    """A plan in one line: the machine, its price, median dollars with their interval, hours."""
     interval = f"{plan.usd.p10:.2f} to {plan.usd.p90:.2f}"
     where = f"{_machine(plan)} at {plan.offer.usd_per_hour:.2f} usd/h"
     return f"{where}: {plan.usd.p50:.2f} usd ({interval}), {plan.hours.p50:.1f} h"

@@ -6,7 +6,6 @@ provider's own list says what is rented (`launcher.teardown`).
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,6 +58,17 @@ def submit(config: Mapping[str, Any], cluster: str, folder: Path, secrets: Seque
         )
 
 
+def introduce(cluster: str) -> subprocess.Popen[bytes]:
+    """Have SkyPilot write down how to reach the cluster, which it does for one that is up when asked for its status."""
+    return subprocess.Popen(
+        [sky_program(), "status", cluster],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def is_reachable(cluster: str) -> bool:
     """Whether SkyPilot has written down how to reach the cluster."""
     return _ssh_config(cluster).exists()
@@ -66,7 +76,8 @@ def is_reachable(cluster: str) -> bool:
 
 def copy_from(cluster: str, remote: str, local: Path, leave_out: Sequence[str] = ()) -> bool:
     """Copy what lies below a folder of the node into a folder here; whether it worked."""
-    ssh = f"ssh -F {_ssh_config(cluster)} -o BatchMode=yes -o ConnectTimeout=10"
+    # The config names the key below `~`, which ssh takes from the password file, not from HOME.
+    ssh = f"ssh -F {_ssh_config(cluster)} -i {_ssh_key(cluster)} -o BatchMode=yes -o ConnectTimeout=10"
     command = ["rsync", "--archive", "--compress", "--rsh", ssh]
     command += [f"--exclude={pattern}" for pattern in leave_out]
     command += [f"{cluster}:{remote}/", f"{local}/"]
@@ -88,4 +99,12 @@ def let_go(cluster: str) -> None:
 
 
 def _ssh_config(cluster: str) -> Path:
-    return Path(os.environ.get("HOME", "~")).expanduser() / ".sky" / "generated" / "ssh" / cluster
+    return _generated() / "ssh" / cluster
+
+
+def _ssh_key(cluster: str) -> Path:
+    return _generated() / "ssh-keys" / f"{cluster}.key"
+
+
+def _generated() -> Path:
+    return Path.home() / ".sky" / "generated"

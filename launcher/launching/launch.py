@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from launcher.watch import ensure_watcher
 
 # A list is asked every second while something is being created, so that the ledger knows since when it is paid for.
 CREATING_LOOK_S, LOOK_S, COPY_S = 1.0, 15.0, 5.0
+INTRODUCTION_S = 60.0  # SkyPilot's command takes some seconds to start
 # Kept back of a cluster's time to copy and to tear down, at most a quarter of it.
 RESERVE_S, RESERVE_SHARE = 180.0, 0.25
 REMOTE_RUNS = "sky_workdir/runs"
@@ -43,10 +44,22 @@ class _Active:
     process: subprocess.Popen[bytes]
     ends_at: float
     reason: str | None = None
+    introduction: subprocess.Popen[bytes] | None = None
 
     @property
     def is_over(self) -> bool:
         return self.process.poll() is not None
+
+    def is_reachable(self, wait_s: float = 0.0) -> bool:
+        """Whether files can be copied from it; asks SkyPilot how to reach it, and waits so long for the answer."""
+        if sky_command.is_reachable(self.cluster.name):
+            return True
+        if self.introduction is None or self.introduction.poll() is not None:
+            self.introduction = sky_command.introduce(self.cluster.name)
+        if wait_s:
+            with suppress(subprocess.TimeoutExpired):
+                self.introduction.wait(wait_s)
+        return sky_command.is_reachable(self.cluster.name)
 
 
 def run_launch(
@@ -95,8 +108,8 @@ def _follow(active: Sequence[_Active], folders: Sequence[RunFolder], observer: O
             observer.look_at({each.cluster.provider for each in active})
             looked_at = now
         if now - copied_at >= COPY_S:
-            _copy(active, folders, LEFT_OUT_MEANWHILE)
-            copied_at = now
+            _copy([each for each in active if each.cluster.name in present], folders, LEFT_OUT_MEANWHILE)
+            copied_at = observer.clock.now()
         watch(folders)
         for each in active:
             if now >= each.ends_at and not each.is_over:
@@ -105,10 +118,12 @@ def _follow(active: Sequence[_Active], folders: Sequence[RunFolder], observer: O
         observer.clock.sleep(0.5)
 
 
-def _copy(active: Sequence[_Active], folders: Sequence[RunFolder], leave_out: Sequence[str]) -> None:
+def _copy(
+    active: Sequence[_Active], folders: Sequence[RunFolder], leave_out: Sequence[str], wait_s: float = 0.0
+) -> None:
     runs_dir = folders[0].path.parent
     for each in active:
-        if sky_command.is_reachable(each.cluster.name):
+        if each.is_reachable(wait_s):
             sky_command.copy_from(each.cluster.name, REMOTE_RUNS, runs_dir, leave_out)
 
 
@@ -116,7 +131,8 @@ def _end(
     active: Sequence[_Active], folders: Sequence[RunFolder], clusters: Sequence[Cluster], observer: Observer
 ) -> list[Rental]:
     """Everything home, everything gone."""
-    _copy(active, folders, LEFT_OUT)
+    present = {rental.name for rental in observer.ledger.rentals() if rental.present}
+    _copy([each for each in active if each.cluster.name in present], folders, LEFT_OUT, INTRODUCTION_S)
     for each in active:
         _stop(each)
     for each in active:

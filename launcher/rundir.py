@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import re
 import secrets
 import tempfile
@@ -67,6 +68,7 @@ class RunRecord:
     wandb_id: str | None = None
     pid: int | None = None
     pid_created_at: float | None = None
+    host: str | None = None  # where that process runs; None: here
 
 
 def now_iso() -> str:
@@ -163,14 +165,15 @@ class RunFolder:
         return f"{self.path}: exists already; {ways_out}"
 
     def read_record(self) -> RunRecord:
-        """The record as last written, with `lost` in place of an active state whose process is gone."""
+        """The record as last written, with `lost` in place of an active state whose process here is gone."""
         fields = {f.name for f in dataclasses.fields(RunRecord)}
         try:
             raw = json.loads(self.record_file.read_text(encoding="utf-8"))
             record = RunRecord(**{k: v for k, v in raw.items() if k in fields} | {"state": RunState(raw["state"])})
         except (ValueError, TypeError, KeyError, AttributeError) as fault:
             raise BadInput(f"{self.record_file}: not a run record ({fault})") from None
-        if record.pid is not None and not record.state.is_final and not self._is_alive(record):
+        is_here = record.host in (None, platform.node())
+        if is_here and record.pid is not None and not record.state.is_final and not self._is_alive(record):
             return dataclasses.replace(record, state=RunState.LOST)
         return record
 

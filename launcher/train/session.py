@@ -35,6 +35,7 @@ def run_session(folder: RunFolder) -> Iterator[None]:
     folder.update_record(
         state=RunState.RUNNING, started_at=folder.read_record().started_at or now_iso(), ended_at=None,
         stop_reason=None, error=None, pid=me.pid, pid_created_at=me.create_time(),
+        host=platform.node(),
     )  # fmt: skip
     count_time_of_hung_leg(folder)
     folder.write_json(folder.environment_file, describe_environment())

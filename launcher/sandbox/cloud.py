@@ -35,6 +35,7 @@ class SandboxCloud:
         boot_s: how long an instance boots, besides what its host takes.
         in_background: hosts are started and ended by threads of their own, so that the provider answers at once; for
             drivers that take time.
+        first_number: from which instance ids are counted.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class SandboxCloud:
         *,
         boot_s: float = 0.0,
         in_background: bool = False,
+        first_number: int = 1,
     ) -> None:
         self.clock = clock
         self.driver = driver
         self.market = market or Market()
         self.faults = faults or FaultPlan()
         self.events: list[dict[str, Any]] = []
-        self._boot_s = boot_s
+        self._boot_s, self._first_number = boot_s, first_number
         self._in_background = in_background
         self._lock = threading.RLock()
         self._instances: dict[str, Instance] = {}
@@ -70,7 +72,7 @@ class SandboxCloud:
             self.record("no_capacity", provider=order.listing.provider, name=order.name)
             raise NoCapacity
         with self._lock:
-            number = len(self._instances) + 1
+            number = self._first_number + len(self._instances)
             instance = new_instance(order, number, self.clock.now(), self._boot_s, fault)
             self._instances[instance.id] = instance
         self.record("created", **instance.identity(), usd_per_hour=instance.bill.compute.usd_per_hour)

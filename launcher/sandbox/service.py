@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from launcher.sandbox.clock import RealClock
@@ -35,7 +36,9 @@ def run(folder: Path, network: Network, image: Path) -> None:
         shared=shared_folders(Path(sys.prefix), Path(sys.base_prefix)),
         url=network.url,
     )
-    server = serve(SandboxCloud(RealClock(), hosts, in_background=True), network.gateway, PORT)
+    # A provider never gives an id twice, and the ledger relies on it: ids go on from the time of this start.
+    cloud = SandboxCloud(RealClock(), hosts, in_background=True, first_number=int(time.time()))
+    server = serve(cloud, network.gateway, PORT)
     ended.wait()
     server.stop()
     hosts.destroy_all()

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from launcher.cost.limits import SpendLimits, reserve
 from launcher.launching.clusters import Cluster
 from launcher.reconcile import Observer
 from launcher.rundir import RunFolder, RunRecord, RunState, now_iso
-from launcher.teardown import tear_down
+from launcher.teardown import TeardownUnconfirmed, tear_down
 from launcher.watch import ensure_watcher
 
 # A list is asked every second while something is being created, so that the ledger knows since when it is paid for.
@@ -99,7 +100,16 @@ def _usable_s(cluster: Cluster) -> float:
 
 def _follow(active: Sequence[_Active], folders: Sequence[RunFolder], observer: Observer, watch: Watch) -> None:
     """Look, copy and show until every cluster's task has ended or its time is up."""
+    with ThreadPoolExecutor(max_workers=1) as copier:
+        _until_over(active, folders, observer, watch, copier)
+
+
+def _until_over(
+    active: Sequence[_Active], folders: Sequence[RunFolder], observer: Observer, watch: Watch, copier: Executor
+) -> None:
+    # Files are copied beside: a slow line must not keep the lists from being asked every second.
     looked_at = copied_at = 0.0
+    copying: Future[None] | None = None
     while not all(each.is_over for each in active):
         now = observer.clock.now()
         present = {rental.name for rental in observer.ledger.rentals() if rental.present}
@@ -107,9 +117,9 @@ def _follow(active: Sequence[_Active], folders: Sequence[RunFolder], observer: O
         if now - looked_at >= (CREATING_LOOK_S if creating else LOOK_S):
             observer.look_at({each.cluster.provider for each in active})
             looked_at = now
-        if now - copied_at >= COPY_S:
-            _copy([each for each in active if each.cluster.name in present], folders, LEFT_OUT_MEANWHILE)
-            copied_at = observer.clock.now()
+        if now - copied_at >= COPY_S and (copying is None or copying.done()):
+            there = [each for each in active if each.cluster.name in present]
+            copying, copied_at = copier.submit(_copy, there, folders, LEFT_OUT_MEANWHILE), now
         watch(folders)
         for each in active:
             if now >= each.ends_at and not each.is_over:
@@ -135,12 +145,17 @@ def _end(
     _copy([each for each in active if each.cluster.name in present], folders, LEFT_OUT, INTRODUCTION_S)
     for each in active:
         _stop(each)
-    for each in active:
-        sky_command.let_go(each.cluster.name)
+    names = [cluster.name for cluster in clusters]
     try:
-        return tear_down([cluster.name for cluster in clusters], observer)
+        # First the bill, then SkyPilot: a launch that it is still at may rent once more until it has let go.
+        with suppress(TeardownUnconfirmed):  # the second try decides
+            tear_down(names, observer)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(sky_command.let_go, names))
+        tear_down(names, observer)
     finally:
         _settle(active, folders)
+    return [rental for rental in observer.ledger.rentals() if rental.name in names]
 
 
 def _stop(each: _Active) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 SHORT_PRESET = ROOT / "tests/data/presets/short.yaml"
@@ -18,6 +19,11 @@ SHORT_PRESET = ROOT / "tests/data/presets/short.yaml"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+# A machine under load draws slowly and is late: that says nothing of the code, so no test fails for it.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)

@@ -121,9 +121,9 @@ def make_plan(
 
     alternative = None
     if any(spec.method.kind == "lora" for spec in specs):
-        changed = as_method(specs, "qlora")
+        changed = _needs_of(as_method(specs, "qlora"), count)
         change = "the same jobs as qlora" if len(specs) > 1 else "the same job as qlora"
-        alternative = Alternative(change, _needs_of(changed, count), replan(changed, limits))
+        alternative = Alternative(change, changed, Planner(changed, kinds, limits, records).plan(objective))
     suggestions = () if planned.plans else tuple(smallest_changes(specs, limits, planned.refused, replan))
     return PlanResult(tuple(specs), jobs, limits, objective, planned, alternative, suggestions, gathered)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from rich.text import Text
 
 from launcher.cli.jobs import DEFAULT_RUNS_DIR, AsJson, Jobs, Preset, RunsDir, load_all, wide_console
 from launcher.cli.live import watching
-from launcher.cli.plan import plan_sentence, read_limits
+from launcher.cli.plan import gather_wanted, plan_sentence, read_limits
 from launcher.errors import BadInput, Interrupted, LauncherError, Refused
 from launcher.planning.choices import Objective
 
 if TYPE_CHECKING:
+    from launcher.cost.offer import Provider
     from launcher.cost.rental import Rental
-    from launcher.offers import Gathered
     from launcher.planning.plan import Plan
 
 
@@ -61,7 +60,7 @@ def launch(
 
     console = wide_console(stderr=as_json)
     limits, settings, specs = read_limits(max_usd, deadline, spot), load_settings(), load_all(job, preset)
-    result = make_plan(specs, _offers(provider or settings.providers, gpu), limits, objective)
+    result = make_plan(specs, gather_wanted(gpu, _rented(provider or settings.providers)), limits, objective)
     if len(result.planned.plans) < number:
         raise Refused(f"launch: there are {len(result.planned.plans)} plans for this; `launcher plan` says why")
     plan = result.planned.plans[number - 1]
@@ -92,23 +91,18 @@ def launch(
         raise LauncherError("\n".join(errors))
 
 
-def _offers(providers: Sequence[str], gpus: Sequence[str] | None) -> Gathered:
-    """What these providers offer now.
+def _rented(names: Sequence[str]) -> tuple[Provider, ...]:
+    """Providers by name.
 
     Raises:
-        BadInput: a provider or a GPU that is none.
+        BadInput: a name that is none.
     """
     from launcher.cost.offer import RENTED
-    from launcher.cost.offerings import Wanted, ranked, wanted_gpu
-    from launcher.offers import gather_offers
 
-    unknown = [name for name in providers if name not in RENTED]
+    unknown = [name for name in names if name not in RENTED]
     if unknown:
         raise BadInput(f"--provider: {unknown[0]!r}: one of {', '.join(RENTED)} is needed")
-    chosen = tuple(name for name in RENTED if name in providers)
-    gathered = gather_offers(providers=chosen)
-    wanted = Wanted(gpus=tuple(wanted_gpu(name) for name in gpus or ()))
-    return dataclasses.replace(gathered, offers=tuple(ranked(gathered.offers, wanted)))
+    return tuple(name for name in RENTED if name in names)
 
 
 def _cost(plan: Plan, rentals: Sequence[Rental]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.cli.jobs import AsJson
+from launcher.cli.jobs import AsJson, wide_console
 from launcher.cost.offer import PROVIDERS, Provider, positive_number
 from launcher.cost.offerings import Row, Wanted, as_rows, parse_counts, ranked, wanted_gpu
 from launcher.errors import BadInput
@@ -63,7 +62,7 @@ def offers(
         typer.echo(json.dumps([dataclasses.asdict(offer) for offer in chosen], indent=2))
     elif chosen:
         rows = as_rows(chosen)
-        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(offers_table(rows[:limit]))
+        wide_console(width=FILE_WIDTH).print(offers_table(rows[:limit]))
         if len(rows) > limit:
             typer.echo(f"and {len(rows) - limit} more; --limit {len(rows)} shows them")
     print_sources(gathered, Console(stderr=as_json, soft_wrap=True, highlight=False))

@@ -21,6 +21,7 @@ from launcher.planning.choices import Objective
 from launcher.units import parse_duration, parse_usd
 
 if TYPE_CHECKING:
+    from launcher.cost.offer import Provider
     from launcher.cost.spread import Quantiles
     from launcher.offers import Gathered
     from launcher.plan import PlanResult
@@ -75,7 +76,7 @@ def plan(
     specs = load_all(job, preset)
     _refuse_twins([spec.name for spec in specs])
     count = _token_counter(rows, tokens_per_row)
-    result = make_plan(specs, _gathered(own, offline, gpu), limits, objective, count)
+    result = make_plan(specs, gather_wanted(gpu, own=own, offline=offline), limits, objective, count)
     if html is not None:
         from launcher.report.plan_page import write_plan_page
 
@@ -135,11 +136,22 @@ def _refuse_twins(names: Sequence[str]) -> None:
         raise BadInput(f"jobs: {', '.join(twice)} given more than once; a name may stand once in a plan")
 
 
-def _gathered(own: Path | None, offline: bool, gpus: Sequence[str] | None) -> Gathered:
+def gather_wanted(
+    gpus: Sequence[str] | None,
+    providers: Sequence[Provider] | None = None,
+    own: Path | None = None,
+    offline: bool = False,
+) -> Gathered:
+    """The offers there are, those with other GPUs than the named ones left out; no providers given: all, and one's own.
+
+    Raises:
+        BadInput: a GPU that is none, or a wrong file of one's own machines.
+    """
+    from launcher.cost.offer import PROVIDERS
     from launcher.cost.offerings import Wanted, ranked, wanted_gpu
     from launcher.offers import gather_offers
 
-    gathered = gather_offers(own=own, offline=offline)
+    gathered = gather_offers(providers=providers or PROVIDERS, own=own, offline=offline)
     wanted = Wanted(gpus=tuple(wanted_gpu(name) for name in gpus or ()))
     return dataclasses.replace(gathered, offers=tuple(ranked(gathered.offers, wanted)))
 

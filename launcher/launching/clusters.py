@@ -15,13 +15,13 @@ import yaml
 from launcher.cloud.tasks import TaskValues, task_config
 from launcher.cost.ledger import LedgerEntry, LedgerEvent
 from launcher.cost.offer import Provider
+from launcher.cost.rental import SECONDS_PER_HOUR
 from launcher.errors import Refused
 from launcher.job import JobSpec
 from launcher.planning.plan import Plan
 from launcher.reconcile import rental_name
 
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
-SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
